@@ -1,0 +1,87 @@
+# Needs Python >= 3.11 (with venv), git and make; everything else goes into .venv.
+# PYTHON=... chooses the interpreter, ARGS=... goes to the demo, PYTEST_ARGS=... to pytest.
+
+VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c '$(VERSION_CHECK)' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+endif
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEPS := $(VENV)/.deps-installed
+COMPILED := $(VENV)/.protos-compiled
+INSTALLED := $(VENV)/.package-installed
+READY := $(COMPILED) $(INSTALLED)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PROTO_DIR := proto/evertalk/v1
+PROTOS := $(wildcard $(PROTO_DIR)/*.proto)
+
+# Two processes suit the two cores of CI; a module's tests stay together and share its servers.
+PYTEST_ARGS ?= -n 2 --dist loadscope
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check proto lock clean venv python
+
+help:
+	@echo 'make demo   run the demo'
+	@echo 'make test   run the tests'
+	@echo 'make check  lint, type-check and check the architecture, the protos and the doc links'
+	@echo 'make proto  compile the protos again'
+	@echo 'make lock   resolve requirements.lock again (LOCK_ARGS=--upgrade for newer versions)'
+	@echo 'make clean  remove everything that make made'
+
+venv: $(READY)
+
+demo: $(READY)
+	@exec $(BIN)/evertalk demo $(ARGS)
+
+test: $(READY)
+	@exec $(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict services tests
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python tests/tools/doc_links.py
+
+proto: $(DEPS)
+	@$(BIN)/python hatch_build.py
+
+lock: python
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && \
+	$(PYTHON) -m venv "$$tool" && \
+	"$$tool/bin/python" -m pip --disable-pip-version-check -q install uv && \
+	"$$tool/bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--group dev $(LOCK_ARGS) pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) services/evertalk/v1 build dist reports evertalk-data \
+		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find services tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+python:
+	@$(PYTHON) -c '$(VERSION_CHECK)' 2>/dev/null || { \
+		echo "Evertalk needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3." >&2; \
+		exit 1; }
+
+# A stamp takes its time from before the work, so that what changes meanwhile is seen by the next make.
+$(DEPS): requirements.lock | python
+	@echo 'Installing the locked dependencies into $(VENV) ...'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $@.new
+	@$(PIP) install --require-hashes -r requirements.lock
+	@mv $@.new $@
+
+$(COMPILED): $(DEPS) hatch_build.py $(PROTO_DIR) $(PROTOS)
+	@touch $@.new
+	@$(BIN)/python hatch_build.py
+	@mv $@.new $@
+
+$(INSTALLED): $(DEPS) pyproject.toml hatch_build.py | $(COMPILED)
+	@touch $@.new
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@mv $@.new $@

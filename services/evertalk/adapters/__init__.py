@@ -1,0 +1,1 @@
+"""The world: Redis, SQLite, gRPC, clocks. Nothing else imports those libraries."""

@@ -1,0 +1,84 @@
+"""How a process starts and ends: settings, logging, and one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from evertalk.adapters.settings import RegionSettings
+from evertalk.core.errors import EvertalkError
+
+#: sysexits.h: EX_CONFIG, EX_UNAVAILABLE
+CONFIG, UNAVAILABLE = 78, 69
+_PREFIX = "EVERTALK_"
+_NAMED = (EvertalkError, OSError)
+
+S = TypeVar("S", bound=RegionSettings)
+
+
+class BadSettings(EvertalkError):
+    """A setting is missing or makes no sense; the sentence names the variable, and never its value."""
+
+
+def load(kind: type[S]) -> S:
+    """Settings from the environment.
+
+    Raises:
+        BadSettings
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        wrong = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].lower()}" for e in error.errors(include_input=False)]
+        raise BadSettings("; ".join(wrong)) from error
+    except SettingsError as error:
+        field = str(error).split('"')[1:2]
+        name = f"{_PREFIX}{field[0].upper()}" if field else "a setting"
+        raise BadSettings(f"{name}: it is not the JSON that it should be") from error
+
+
+def log_to_stderr(level: str) -> None:
+    """JSON lines on stderr from now on."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> int:
+    """Load settings and serve; returns the exit code: 0 stopped, 78 wrong settings, 69 cannot serve."""
+    try:
+        settings = load(kind)
+    except BadSettings as error:
+        print(f"{name}: settings: {error}", file=sys.stderr)
+        return CONFIG
+    log_to_stderr(settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except (*_NAMED, ExceptionGroup) as error:
+        leaves = _leaves(error)
+        if not all(isinstance(leaf, _NAMED) for leaf in leaves):
+            raise
+        for sentence in dict.fromkeys(f"{name}: {type(leaf).__name__}: {leaf}" for leaf in leaves):
+            print(sentence, file=sys.stderr)
+        return UNAVAILABLE
+    return 0
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,158 @@
+"""The SQLite file of a store: connections, numbered migrations, and what makes a file unfit."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar, cast
+
+import aiosqlite
+
+from evertalk.core.errors import StoreDamaged, StoreError
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x4576546B  # "EvTk" in the file's header: no other SQLite file is taken for a store
+COMPACT_BYTES = 16 * 1024 * 1024
+_BUSY_MS = 200  # how long a truncating checkpoint, and with it every write, waits for readers
+
+_COMMON = (
+    f"PRAGMA busy_timeout = {_BUSY_MS}",
+    "PRAGMA temp_store = MEMORY",  # a sort must not leave text in a temporary file (P9)
+    "PRAGMA cache_size = -8192",
+)
+WRITER = (
+    *_COMMON,
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",  # the log is the truth; a store may roll back to its cursor
+    "PRAGMA secure_delete = ON",
+    "PRAGMA wal_autocheckpoint = 8192",  # pages; only a bound for when nobody calls checkpoint()
+)
+READER = (*_COMMON, "PRAGMA query_only = ON")
+
+
+class Connection(aiosqlite.Connection):
+    """A connection that runs a whole transaction for one thread hand-over."""
+
+    def __init__(self, path: Path, pragmas: Sequence[str]) -> None:
+        super().__init__(self._open_or_note, iter_chunk_size=64)
+        self._path = path
+        self._pragmas = pragmas
+        self.failure: sqlite3.Error | None = None
+
+    def _open_or_note(self) -> sqlite3.Connection:
+        """aiosqlite does not wait for its thread when connecting fails, so it never does."""
+        try:
+            return _open(self._path, self._pragmas)
+        except sqlite3.Error as error:
+            self.failure = error
+            return sqlite3.connect(":memory:")
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call `work` with the sqlite3 connection on the connection's thread; it runs even if we are cancelled.
+
+        Raises:
+            StoreError: closed, or SQLite failed.
+        """
+        if self._connection is None:
+            raise StoreError(f"the store {self._path} is closed")
+        try:
+            # aiosqlite has public methods for single statements only, each a hand-over of its own.
+            return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+        except sqlite3.Error as error:
+            raise _named(error, f"the store {self._path} failed: {error}") from error
+
+
+def _named(error: sqlite3.Error, sentence: str) -> StoreError:
+    """Result codes: https://sqlite.org/rescode.html; the low byte is the primary one."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return (StoreDamaged if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else StoreError)(sentence)
+
+
+def _open(path: Path, pragmas: Sequence[str]) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    try:
+        for pragma in pragmas:
+            db.execute(pragma)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+async def connect(path: Path, pragmas: Sequence[str]) -> Connection:
+    """An open connection to `path`, which is created if missing.
+
+    Raises:
+        StoreError: the file cannot be opened or is no database.
+    """
+    connection = Connection(path, pragmas)
+    await connection
+    if connection.failure is not None:
+        await connection.close()
+        raise _named(connection.failure, f"the store {path} cannot be opened: {connection.failure}")
+    return connection
+
+
+def migrations() -> list[str]:
+    """The scripts of the package's migrations, number 1 first."""
+    folder = resources.files("evertalk.adapters") / "migrations"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    assert [int(f.name[:3]) for f in files] == list(range(1, len(files) + 1)), "migrations are numbered 1, 2, 3 …"
+    return [f.read_text(encoding="utf-8") for f in files]
+
+
+def prepare(db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[[], str]) -> None:
+    """Bring the file to the current schema and check that it is this cluster's.
+
+    Args:
+        shards: of the cluster; fixed when the file is made.
+        new_life: names the life of a file that is made now.
+
+    Raises:
+        StoreError: no store, of a newer schema, of another number of shards, or damaged.
+    """
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if application != APPLICATION_ID and not (empty and version == 0):
+        raise StoreError(f"{path} is a SQLite file but no Evertalk store")
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        raise StoreError(f"the store {path} lies on a file system without SQLite's write-ahead log")
+    scripts = migrations()
+    if version > len(scripts):
+        raise StoreError(f"the store {path} has schema {version}, newer than {len(scripts)} of this program")
+    for number, script in enumerate(scripts[version:], version + 1):
+        steps = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+        try:
+            db.executescript(f"BEGIN IMMEDIATE;\n{script}\n{steps}\nCOMMIT;")
+        except sqlite3.Error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    db.execute("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0)", (new_life(), shards))
+    made_with = db.execute("SELECT shards FROM meta").fetchone()[0]
+    if made_with != shards and not db.execute("SELECT EXISTS (SELECT 1 FROM cursors)").fetchone()[0]:
+        db.execute("UPDATE meta SET shards = ?", (shards,))  # a start with a wrong number that came to nothing
+    elif made_with != shards:
+        raise StoreError(f"the store {path} was made with {made_with} shards, the cluster has {shards}")
+    _compact(db)
+
+
+def _compact(db: sqlite3.Connection) -> None:
+    """Rewrite a file of which more than a third are emptied texts; at opening, when nobody waits for it."""
+    dead = db.execute("SELECT dead FROM meta").fetchone()[0]
+    size = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
+    if dead > max(COMPACT_BYTES, size // 3):
+        db.execute("DELETE FROM texts WHERE event = x''")
+        db.execute("UPDATE meta SET dead = 0")
+        db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def discard(path: Path) -> None:
+    """Remove a store's files, so that it can be built again from logs and other stores."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

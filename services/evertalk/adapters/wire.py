@@ -1,0 +1,258 @@
+"""Between plain data and protobuf: events, batches, vectors. The only translation; both ways in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import DecodeError
+
+from evertalk.core import model
+from evertalk.core.errors import Code, Refused
+from evertalk.core.ids import shard_of
+from evertalk.core.model import Entry, Event, Kind, Record, Row
+from evertalk.core.vector import Hole, Vector
+from evertalk.ports import RawEntry
+from evertalk.v1 import chat_pb2, cluster_pb2, event_pb2, vector_pb2
+
+_KINDS = {
+    "message": Kind.MESSAGE,
+    "edit": Kind.EDIT,
+    "deletion": Kind.DELETION,
+    "reaction": Kind.REACTION,
+    "conversation": Kind.CONVERSATION,
+    "membership": Kind.MEMBERSHIP,
+    "title": Kind.TITLE,
+    "receipt": Kind.RECEIPT,
+    "account": Kind.ACCOUNT,
+    "handle_claim": Kind.HANDLE_CLAIM,
+}
+_FIELDS = {kind: field for field, kind in _KINDS.items()}
+
+
+def decode_event(raw: bytes) -> Event:
+    """An event from its bytes, which it keeps.
+
+    Raises:
+        Refused: MALFORMED.
+    """
+    try:
+        pb = event_pb2.Event.FromString(raw)
+    except DecodeError as error:
+        raise Refused(Code.MALFORMED, "an event does not parse as evertalk.v1.Event") from error
+    field = pb.WhichOneof("body")
+    kind = _KINDS[field] if field else Kind.UNKNOWN
+    return Event(
+        pb.id, pb.scope, pb.sender, pb.session, pb.hlc, kind, _body(pb, kind),
+        tuple((n.origin, n.position) for n in pb.need), pb.version, pb.expires_at_ms, raw,
+    )  # fmt: skip
+
+
+def _target(pb: event_pb2.Target) -> model.Target:
+    return model.Target(pb.sender, pb.id)
+
+
+def _body(pb: event_pb2.Event, kind: Kind) -> model.Body:
+    match kind:
+        case Kind.MESSAGE:
+            m = pb.message
+            files = tuple(model.Attachment(a.sha256, a.size_bytes, a.media_type, a.name) for a in m.attachments)
+            return model.Message(m.text, m.encrypted, m.reply_to, m.reply_to_sender, files)
+        case Kind.EDIT:
+            return model.Edit(_target(pb.edit.target), pb.edit.text, pb.edit.encrypted)
+        case Kind.DELETION:
+            return model.Deletion(_target(pb.deletion.target))
+        case Kind.REACTION:
+            return model.Reaction(_target(pb.reaction.target), pb.reaction.emoji, pb.reaction.removed)
+        case Kind.CONVERSATION:
+            c = pb.conversation
+            return model.Conversation(c.kind, c.title, tuple(c.members))
+        case Kind.MEMBERSHIP:
+            return model.Membership(pb.membership.account, pb.membership.role)
+        case Kind.TITLE:
+            return model.Title(pb.title.title)
+        case Kind.RECEIPT:
+            return model.Receipt(pb.receipt.level, pb.receipt.origin, pb.receipt.position)
+        case Kind.ACCOUNT:
+            a = pb.account
+            return model.Account(a.handle, a.display_name, a.password_hash)
+        case Kind.HANDLE_CLAIM:
+            return model.HandleClaim(pb.handle_claim.handle, pb.handle_claim.account)
+    return None
+
+
+def encode_event(event: Event) -> Event:
+    """The same event with `raw` filled in; an event is serialized once in its life."""
+    pb = event_pb2.Event(
+        id=event.id,
+        scope=event.scope,
+        sender=event.sender,
+        session=event.session,
+        hlc=event.hlc,
+        need=[event_pb2.Need(origin=o, position=p) for o, p in event.need],
+        version=event.version,
+        expires_at_ms=event.expires_at_ms,
+    )
+    body = event.body
+    match body:
+        case model.Message():
+            pb.message.reply_to, pb.message.reply_to_sender = body.reply_to, body.reply_to_sender
+            if body.encrypted:
+                pb.message.encrypted = body.encrypted
+            else:
+                pb.message.text = body.text
+            for a in body.attachments:
+                pb.message.attachments.add(
+                    sha256=a.sha256, size_bytes=a.size_bytes, media_type=a.media_type, name=a.name
+                )
+        case model.Edit():
+            pb.edit.target.sender, pb.edit.target.id = body.target.sender, body.target.id
+            pb.edit.text, pb.edit.encrypted = body.text, body.encrypted
+        case model.Deletion():
+            pb.deletion.target.sender, pb.deletion.target.id = body.target.sender, body.target.id
+        case model.Reaction():
+            pb.reaction.target.sender, pb.reaction.target.id = body.target.sender, body.target.id
+            pb.reaction.emoji, pb.reaction.removed = body.emoji, body.removed
+        case model.Conversation():
+            pb.conversation.kind = body.kind  # type: ignore[assignment]
+            pb.conversation.title = body.title
+            pb.conversation.members.extend(body.members)
+        case model.Membership():
+            pb.membership.account, pb.membership.role = body.account, body.role  # type: ignore[assignment]
+        case model.Title():
+            pb.title.title = body.title
+        case model.Receipt():
+            pb.receipt.level, pb.receipt.origin = body.level, body.origin  # type: ignore[assignment]
+            pb.receipt.position = body.position
+        case model.Account():
+            pb.account.handle, pb.account.display_name = body.handle, body.display_name
+            pb.account.password_hash = body.password_hash
+        case model.HandleClaim():
+            pb.handle_claim.handle, pb.handle_claim.account = body.handle, body.account
+        case None:
+            raise ValueError("an event of unknown kind cannot be made here, only passed on")
+    return dataclasses.replace(event, raw=pb.SerializeToString(deterministic=True))
+
+
+def encode_batch(records: Iterable[Record]) -> bytes:
+    """Payload of one log entry."""
+    return event_pb2.Batch(
+        records=[event_pb2.Record(event=r.event.raw, accepted_at=r.accepted_at) for r in records]
+    ).SerializeToString()
+
+
+def decode_batch(payload: bytes) -> tuple[Record, ...]:
+    """Records of one log entry.
+
+    Raises:
+        Refused: MALFORMED.
+    """
+    try:
+        pb = event_pb2.Batch.FromString(payload)
+    except DecodeError as error:
+        raise Refused(Code.MALFORMED, "a log entry does not parse as evertalk.v1.Batch") from error
+    return tuple(Record(decode_event(r.event), r.accepted_at) for r in pb.records)
+
+
+def decode_entry(raw: RawEntry) -> Entry:
+    """A stream entry with its records."""
+    return Entry(raw.stream.origin, raw.stream.shard, raw.position, decode_batch(raw.payload))
+
+
+def encode_vector(vector: Vector) -> vector_pb2.Vector:
+    """A vector with its holes."""
+    by_origin: dict[str, dict[int, int]] = {}
+    for (origin, shard), position in vector:
+        by_origin.setdefault(origin, {})[shard] = position
+    holes: dict[str, list[Hole]] = {}
+    for hole in sorted(vector.holes):
+        holes.setdefault(hole.origin, []).append(hole)
+        by_origin.setdefault(hole.origin, {})
+    return vector_pb2.Vector(
+        origins=[
+            vector_pb2.OriginPositions(
+                origin=origin,
+                positions=[shards.get(s, 0) for s in range(max(shards, default=-1) + 1)],
+                holes=[vector_pb2.Hole(shard=h.shard, first=h.first, last=h.last) for h in holes.get(origin, ())],
+            )
+            for origin, shards in sorted(by_origin.items())
+        ]
+    )
+
+
+def decode_vector(pb: vector_pb2.Vector) -> Vector:
+    """A vector with its holes."""
+    positions = {(o.origin, s): p for o in pb.origins for s, p in enumerate(o.positions)}
+    holes = [Hole(o.origin, h.shard, h.first, h.last) for o in pb.origins for h in o.holes]
+    return Vector(positions, holes)
+
+
+def vector_to_bytes(vector: Vector) -> bytes:
+    """Serialized vector, for tokens and boards."""
+    return encode_vector(vector).SerializeToString(deterministic=True)
+
+
+def vector_from_bytes(raw: bytes) -> Vector:
+    """Vector from its serialized form."""
+    return decode_vector(vector_pb2.Vector.FromString(raw))
+
+
+def encode_delivery(applied: model.Applied) -> chat_pb2.Delivery:
+    """A delivery; serialize it once and send it to every reader."""
+    return chat_pb2.Delivery(
+        event=applied.event.raw,
+        accepted_at=applied.accepted_at,
+        origin=applied.origin,
+        position=applied.position,
+        late=applied.late,
+        parent_missing=applied.parent_missing,
+    )
+
+
+#: Field 2 (deliveries) of SessionResponse, length-delimited.
+_DELIVERY_TAG = b"\x12"
+
+
+def delivery_field(applied: model.Applied) -> bytes:
+    """A delivery as a field of a session's frame: serialized once, spliced into every reader's frames."""
+    body = encode_delivery(applied).SerializeToString()
+    size, varint = len(body), bytearray()
+    while size > 0x7F:
+        varint.append(size & 0x7F | 0x80)
+        size >>= 7
+    varint.append(size)
+    return _DELIVERY_TAG + bytes(varint) + body
+
+
+def decode_delivery(pb: chat_pb2.Delivery, shards: int) -> model.Applied:
+    """A delivery as the SDK takes it."""
+    event = decode_event(pb.event)
+    return model.Applied(
+        event,
+        pb.accepted_at,
+        pb.origin,
+        shard_of(event.scope, shards),
+        pb.position,
+        pb.late,
+        pb.parent_missing,
+    )
+
+
+def encode_rows(rows: Sequence[Row]) -> list[cluster_pb2.Row]:
+    """Rows of an Export page."""
+    return [
+        cluster_pb2.Row(
+            event=r.event.raw,
+            accepted_at=r.accepted_at,
+            copies=[cluster_pb2.Copy(origin=o, position=p) for o, p in r.copies],
+        )
+        for r in rows
+    ]
+
+
+def decode_rows(rows: Iterable[cluster_pb2.Row]) -> list[Row]:
+    """Rows of an Export page."""
+    found = [Row(decode_event(r.event), r.accepted_at, tuple((c.origin, c.position) for c in r.copies)) for r in rows]
+    if not all(row.copies for row in found):
+        raise Refused(Code.MALFORMED, "a row of an Export names no copy")
+    return found

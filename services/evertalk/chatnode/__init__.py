@@ -1,0 +1,1 @@
+"""The chat node: validate, batch, append, acknowledge; tail, apply, fan out."""

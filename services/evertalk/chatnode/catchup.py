@@ -1,0 +1,248 @@
+"""Ask whoever is ahead (R8): Export from other stores, at start, over gaps, and whenever reading does not help."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from evertalk.adapters.tokens import CLUSTER, Keyring
+from evertalk.adapters.wire import decode_batch, decode_rows, decode_vector
+from evertalk.chatnode.node import Node
+from evertalk.chatnode.tail import Tailer
+from evertalk.core import limits
+from evertalk.core.errors import PeerUnavailable, Refused
+from evertalk.core.ids import region_of
+from evertalk.core.model import Row, Stream
+from evertalk.core.vector import Hole, Key, Vector
+from evertalk.ports import BoardReader, Peer, StoreEntry, Tail, Transport
+from evertalk.v1 import cluster_pb2
+
+_SERVICE = "evertalk.v1.ClusterService/"
+_CALL_S = 5.0
+_ASK_S = 1.0
+_START_ROUND_S = 0.25
+_HEAR_S = 4.0
+#: Rounds in which no live holder could fill a gap before it is passed as a hole.
+_HOLE_ROUNDS = 3
+
+
+class CatchUp:
+    """Imports what this store cannot read from its region's Redis."""
+
+    def __init__(
+        self, node: Node, tailer: Tailer, transport: Transport, keyring: Keyring, board: BoardReader, again: Tail
+    ) -> None:
+        self._node = node
+        self._tailer = tailer
+        self._transport = transport
+        self._keyring = keyring
+        self._board = board
+        self._again = again  # reads ranges that the tailer has passed
+        self._peers: dict[str, Peer] = {}
+        self._last_seen = Vector()
+        self._was_behind = Vector()
+        self._unfillable: dict[tuple[str, int], int] = {}
+
+    def _addresses(self) -> dict[str, str]:
+        settings = self._node.settings
+        known = dict(settings.neighbours)
+        for peer in settings.peers.values():
+            known.update(peer.nodes)
+        known.pop(settings.node, None)
+        return known
+
+    async def _call(self, name: str, method: str, request: object, timeout_s: float = _CALL_S) -> object:
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = self._transport.peer(self._addresses()[name])
+        token, _ = self._keyring.mint(self._node.settings.node, CLUSTER, self._node.clock.wall_ms(), 60)
+        return await peer.call(_SERVICE + method, request, timeout_s, token)
+
+    async def close(self) -> None:
+        """Close connections to other nodes."""
+        for peer in self._peers.values():
+            await peer.close()
+
+    # ------------------------------------------------------------ start
+
+    async def _ask(self, name: str) -> tuple[str, Vector] | None:
+        try:
+            answer = await self._call(name, "Status", cluster_pb2.StatusRequest(), _ASK_S)
+        except (PeerUnavailable, Refused):
+            return None
+        assert isinstance(answer, cluster_pb2.StatusResponse)
+        return name, decode_vector(answer.vector)
+
+    async def statuses(self) -> dict[str, Vector]:
+        """Vectors of every other node that answers within a second."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ask(name)) for name in self._addresses()]
+        return dict(r for t in tasks if (r := t.result()) is not None)
+
+    async def start(self) -> None:
+        """Until this store covers what its reachable peers had when it started; then clients may come (R8)."""
+        node = self._node
+        vectors = await self.statuses()
+        target = Vector()
+        for vector in vectors.values():
+            target.merge(vector)
+        node.log.info("catching up", peers=sorted(vectors), behind=_distance(target, node.store.vector))
+        if vectors and not node.store.vector:
+            await self._import_best(
+                vectors, target
+            )  # an empty store: rows are fewer than entries, and reach further back
+        while not node.store.vector.reaches(target):
+            before = node.store.vector.copy()
+            try:
+                async with asyncio.timeout(_START_ROUND_S):
+                    await node.progress.wait()
+            except TimeoutError:
+                pass
+            missing = node.store.vector.missing(target)
+            stuck = Vector({k: p for k, p in missing if node.store.vector[k] == before[k]})
+            if stuck:
+                await self._import_best(vectors, stuck)
+                vectors = await self.statuses()
+                reachable = Vector()
+                for vector in vectors.values():
+                    reachable.merge(vector)
+                # Who has gone meanwhile cannot be waited for.
+                target = Vector({k: min(p, max(reachable[k], node.store.vector[k])) for k, p in target})
+        await self._hear_peers(vectors)
+        node.log.info("caught up")
+
+    async def _hear_peers(self, answered: Iterable[str]) -> None:
+        """Until regions that answered are heard of on the board too, so that clients are told the truth of them."""
+        node = self._node
+        names = set(answered)
+        regions = {region for region, peer in node.settings.peers.items() if names & set(peer.nodes)}
+        try:
+            async with asyncio.timeout(_HEAR_S):
+                while not regions <= set(node.live_peers()):
+                    await node.published.wait()
+        except TimeoutError:
+            node.log.warning("a region answers but is not heard of: is its replicator or ours down?")
+
+    async def _import_best(self, vectors: dict[str, Vector], wanted: Vector) -> bool:
+        """Export from the store that fills most of `wanted`; neighbours first among equals."""
+        mine = self._node.store.vector
+
+        def gain(name: str) -> tuple[int, bool]:
+            ahead = vectors[name].ahead_of(mine)
+            return sum(1 for key, _ in wanted if ahead[key]), name in self._node.settings.neighbours
+
+        for name in sorted(vectors, key=gain, reverse=True):
+            if gain(name)[0] == 0:
+                return False
+            if await self.import_from(name):
+                return True
+        return False
+
+    # ------------------------------------------------------------ running
+
+    async def round(self, stores: Iterable[StoreEntry]) -> None:
+        """Once a second: import where a live store is ahead and reading has not moved us since the last round."""
+        node = self._node
+        vectors = {s.node: s.vector for s in stores if s.node in self._addresses() and s.age_s <= limits.STORE_LIVE_S}
+        mine = node.store.vector
+        wanted: dict[tuple[str, int], int] = {}
+        for vector in vectors.values():
+            for key, position in vector.ahead_of(mine):
+                stuck = mine[key] == self._last_seen[key] and self._was_behind[key] > mine[key]
+                hole = mine[key] >= position
+                if stuck or hole or key in self._tailer.gaps:
+                    wanted[key] = max(wanted.get(key, 0), position)
+        behind = Vector()
+        for vector in vectors.values():
+            behind.merge(vector)
+        self._was_behind, self._last_seen = behind, mine.copy()
+        if wanted:
+            await self._import_best(vectors, Vector(wanted))
+        await self._pass_unfillable(vectors)
+        for passed in sorted(node.store.vector.holes):
+            await self._read_hole(passed)
+
+    async def _pass_unfillable(self, vectors: dict[str, Vector]) -> None:
+        """A gap that no live store can fill, several rounds running, becomes a named hole (R6)."""
+        mine = self._node.store.vector
+        for key, beyond in list(self._tailer.gaps.items()):
+            fillable = any(v[key] > mine[key] for v in vectors.values())
+            rounds = 0 if fillable else self._unfillable.get(key, 0) + 1
+            self._unfillable[key] = rounds
+            if rounds < _HOLE_ROUNDS:
+                continue
+            if await self._readable(key, mine[key] + 1, mine[key] + 1):
+                del self._tailer.gaps[key]  # its mirror has come meanwhile
+                continue
+            asked = await self.statuses()
+            if any(v[key] > mine[key] for v in asked.values()):
+                await self._import_best(asked, Vector({key: beyond - 1}))
+                continue
+            async with self._node.writing:
+                if key in self._tailer.gaps:
+                    await self._tailer.pass_gap(key)
+        self._unfillable = {k: r for k, r in self._unfillable.items() if k in self._tailer.gaps}
+
+    def _stream(self, key: Key) -> Stream:
+        return Stream(*key, mirror=region_of(key[0]) != self._node.settings.region)
+
+    async def _readable(self, key: Key, first: int, last: int) -> bool:
+        stream = self._stream(key)
+        state = (await self._board.streams([stream])).get(stream)
+        return state is not None and state.floor < first and last <= state.last
+
+    async def _read_hole(self, hole: Hole) -> None:
+        """A hole that an own stream holds by now is filled from there."""
+        key = (hole.origin, hole.shard)
+        if not await self._readable(key, hole.first, hole.last):
+            return
+        node, cursor = self._node, hole.first - 1
+        while cursor < hole.last:
+            read = await self._again.read({self._stream(key): cursor}, 0.01)
+            if not read.entries:
+                return
+            cursor = read.entries[-1].position
+            rows = [
+                Row(record.event, record.accepted_at, ((hole.origin, raw.position),))
+                for raw in read.entries
+                for record in decode_batch(raw.payload)
+            ]
+            async with node.writing:
+                await self._tailer.imported(await node.store.import_rows(rows, node.region_time_ms()))
+        async with node.writing:
+            await node.store.finish_import("own streams", "", 0, Vector({key: hole.last}), ())
+            self._tailer.import_finished()
+        node.log.info("hole filled", origin=hole.origin, shard=hole.shard, first=hole.first, last=hole.last)
+
+    async def import_from(self, name: str) -> bool:
+        """Every page of one store's Export since the last time; False if it broke off (cursors stay, R9)."""
+        node, store = self._node, self._node.store
+        life, change = await store.bookmark(name)
+        start: Vector | None = None
+        rows = 0
+        while True:
+            request = cluster_pb2.ExportRequest(life=life, after_change=change, limit=limits.EXPORT_PAGE)
+            try:
+                page = await self._call(name, "Export", request)
+                assert isinstance(page, cluster_pb2.ExportResponse)
+                found = decode_rows(page.rows)
+            except (PeerUnavailable, Refused) as error:
+                node.log.warning("export broke off", source=name, reason=str(error))
+                return False
+            if start is not None and page.life != life:
+                return False  # the other store began anew between two pages
+            life, change = page.life, page.next_change
+            start = start or decode_vector(page.vector)
+            async with node.writing:
+                applied = await store.import_rows(found, node.region_time_ms())
+                await self._tailer.imported(applied)
+                rows += len(page.rows)
+                if page.last:
+                    await store.finish_import(name, life, change, start, page.folded)
+                    self._tailer.import_finished()
+                    node.log.info("imported", source=name, rows=rows)
+                    return True
+
+
+def _distance(target: Vector, mine: Vector) -> int:
+    return sum(max(0, p - mine[k]) for k, p in target)

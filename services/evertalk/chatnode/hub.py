@@ -1,0 +1,234 @@
+"""All live sessions of a node: opening, fan-out to members, watermarks, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from evertalk.adapters.wire import delivery_field, encode_vector
+from evertalk.chatnode.batcher import Batcher
+from evertalk.chatnode.node import Node, State
+from evertalk.chatnode.session import Session, Write
+from evertalk.core import limits
+from evertalk.core.errors import Code, Refused
+from evertalk.core.model import Applied, Conversation, Event, Kind, Membership, Role
+from evertalk.core.vector import Key, Vector
+from evertalk.v1 import chat_pb2
+
+_HELLO_S = 10.0
+
+
+class Hub:
+    """Sessions by account, and what they wait for."""
+
+    batcher: Batcher  # set by the composition root: batcher and hub need each other
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._by_account: dict[bytes, list[Session]] = {}
+        self._awaiting: dict[Key, set[Session]] = {}
+        self._amid_import: list[Session] = []
+
+    def __len__(self) -> int:
+        return sum(len(s) for s in self._by_account.values())
+
+    def _sessions(self) -> list[Session]:
+        return [s for sessions in self._by_account.values() for s in sessions]
+
+    # ------------------------------------------------------------ sessions
+
+    async def serve(self, account: bytes, requests: AsyncIterator[chat_pb2.SessionRequest], write: Write) -> None:
+        """One live session, from hello to end.
+
+        Raises:
+            Refused: not served here, or cut loose by name.
+        """
+        if self.node.state is not State.SERVING:
+            raise self.not_serving()
+        try:
+            async with asyncio.timeout(_HELLO_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise Refused(Code.MALFORMED, "the first frame of a session is a hello, within 10 s") from None
+        if first is None:
+            return
+        if not first.HasField("hello") or len(first.hello.session) != limits.SESSION_BYTES:
+            raise Refused(Code.MALFORMED, "the first frame of a session is a hello with a session id of 8 bytes")
+        if first.HasField("sends"):
+            raise Refused(Code.MALFORMED, "the first frame of a session is a hello, without sends")
+        if self.node.state is not State.SERVING:
+            raise self.not_serving()
+        async with self.node.writing:  # not amid a fan-out: its markers will count from here
+            session = Session(self, account, first.hello, write)
+            mine = self._by_account.setdefault(session.account, [])
+            mine.append(session)
+            if session.fresh and self.node.importing:
+                self._amid_import = [s for s in self._amid_import if not s.ended.done()] + [session]
+        for key in session.awaiting:
+            self.await_replication(key, session)
+        try:
+            await session.run(requests)
+        finally:
+            mine.remove(session)
+            if not mine:
+                self._by_account.pop(session.account, None)
+            for key in session.awaiting:
+                self.await_no_more(key, session)
+
+    def hello(self, session: Session) -> chat_pb2.HelloReply:
+        """The first frame of a session."""
+        node = self.node
+        return chat_pb2.HelloReply(
+            node=node.settings.node,
+            region=node.settings.region,
+            origin=node.origin,
+            shards=node.settings.shards,
+            region_time_ms=node.region_time_ms(),
+            vector=encode_vector(node.store.vector),
+            endpoints=self.endpoints(),
+            peers_live=bool(node.live_peers()),
+            account=session.account,
+            replicated=encode_vector(Vector({k: node.replicated(k) for k in session.awaiting})),
+            marker=encode_vector(session.marked) if session.fresh else None,
+        )
+
+    def endpoints(self) -> list[chat_pb2.Endpoint]:
+        """Every node clients may use, own region first."""
+        own = self.node.settings.region
+        known = sorted(self.node.settings.endpoints, key=lambda e: e.region != own)
+        return [chat_pb2.Endpoint(region=e.region, address=e.address) for e in known]
+
+    def not_serving(self) -> Refused:
+        """Why clients may not come now."""
+        if self.node.draining:
+            return Refused(Code.DRAINING, "this node is shutting down: use another", 1000)
+        if not self.node.origin:
+            return Refused(Code.CATCHING_UP, "this node has no log right now: use another", 200)
+        return Refused(Code.CATCHING_UP, "this node is still catching up: use another", 500)
+
+    def import_finished(self) -> None:
+        """Markers are about to pass what an import brought: who came amid it has not been sent all of it."""
+        for session in self._amid_import:
+            session.refresh()
+        self._amid_import.clear()
+
+    def cut_all(self, refused: Refused) -> None:
+        """End every stream by name."""
+        for session in self._sessions():
+            session.cut(refused)
+
+    async def beat(self) -> None:
+        """Heartbeats, and an end for clients that have gone silent; until cancelled."""
+        while True:
+            await asyncio.sleep(limits.HEARTBEAT_S)
+            now = self.node.clock.monotonic()
+            for session in self._sessions():
+                if now - session.heard_s > limits.SUSPECT_S:
+                    session.cut(Refused(Code.SLOW_READER, "nothing was heard from this client for 30 s"))
+                else:
+                    session.heartbeat()
+
+    def beat_all(self) -> None:
+        """A heartbeat to everybody now: what it says has changed."""
+        for session in self._sessions():
+            session.heartbeat()
+
+    async def drain(self, patience_s: float) -> None:
+        """GOAWAY to everybody, then wait until they have left, or patience ends."""
+        message = chat_pb2.GoAway(
+            code=int(Code.DRAINING),  # type: ignore[arg-type]
+            sentence="this node is shutting down: use another",
+            retry_after_ms=0,
+            endpoints=[e for e in self.endpoints() if e.address != self.node.settings.listen],
+        )
+        for session in self._sessions():
+            session.go_away(message)
+        ends = [session.ended for session in self._sessions()]
+        if ends:
+            await asyncio.wait(ends, timeout=patience_s)
+        self.cut_all(Refused(Code.DRAINING, "this node has shut down: use another"))
+
+    # ------------------------------------------------------------ fan-out
+
+    async def fan_out(self, applied: list[Applied]) -> None:
+        """Queue what is new for every member who has a session here (the caller holds `writing`)."""
+        if not self._by_account:
+            return
+        batch = {one.event.id for one in applied}
+        for one in applied:
+            event = one.event
+            key = (one.origin, one.shard)
+            if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
+                await self._joined(one, key, batch)
+                continue
+            rights = self.node.cached_rights(event.scope) or await self.node.rights(event.scope)
+            if rights is None:
+                continue
+            delivery: bytes | None = None
+            for member, role in rights.members.items():
+                sessions = self._by_account.get(member)
+                if sessions and role != Role.NONE:
+                    delivery = delivery or delivery_field(one)
+                    for session in sessions:
+                        session.deliver(key, event, delivery)
+
+    async def _joined(self, one: Applied, key: Key, batch: set[bytes]) -> None:
+        """A creation or membership: to every member; who is new gets a page of history before it counts (R13)."""
+        body, event = one.event.body, one.event
+        rights = await self.node.rights(event.scope)
+        concerned = {m for m, role in rights.members.items() if role != Role.NONE} if rights else set()
+        joined: set[bytes] = set()
+        if isinstance(body, Membership):
+            concerned.add(body.account)
+            if body.role != Role.NONE:
+                joined.add(body.account)
+        elif isinstance(body, Conversation):
+            joined.update(body.members)
+        delivery = delivery_field(one)
+        page: list[tuple[Event, bytes]] = []
+        if any(account in self._by_account for account in joined):
+            rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
+            page = _newest([(r.event, delivery_field(r)) for r in rows if r.event.id not in batch])
+        for account in concerned:
+            for session in self._by_account.get(account, ()):
+                session.deliver(key, event, delivery)
+                if account in joined:
+                    for earlier, field in page:
+                        session.deliver(key, earlier, field)
+
+    # ------------------------------------------------------------ watermarks
+
+    def await_replication(self, key: Key, session: Session) -> None:
+        """Tell the session when watermarks of this (origin, shard) move."""
+        self._awaiting.setdefault(key, set()).add(session)
+
+    def watermarks_moved(self, keys: set[Key]) -> None:
+        """Watermarks of these (origin, shard) have moved."""
+        for key in keys:
+            waiting = self._awaiting.get(key)
+            if not waiting:
+                continue
+            mark = self.node.replicated(key)
+            for session in list(waiting):
+                session.replicated()
+                if session.awaiting.get(key, 0) <= mark:
+                    waiting.discard(session)
+            if not waiting:
+                del self._awaiting[key]
+
+    def await_no_more(self, key: Key, session: Session) -> None:
+        """It has been told, or is gone."""
+        waiting = self._awaiting.get(key)
+        if waiting is not None:
+            waiting.discard(session)
+            if not waiting:
+                del self._awaiting[key]
+
+
+def _newest(page: list[tuple[Event, bytes]]) -> list[tuple[Event, bytes]]:
+    """As much of a join page, from its newest end, as a session's queue takes well; History has the rest."""
+    size, start = 0, len(page)
+    while start and size + len(page[start - 1][1]) <= limits.SESSION_QUEUE_BYTES // 4:
+        start -= 1
+        size += len(page[start][1])
+    return page[start:]

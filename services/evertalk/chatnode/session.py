@@ -1,0 +1,369 @@
+"""One live session: what it sends in, what waits to go out, and when it is cut loose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector
+from evertalk.chatnode.batcher import Pending, refusal_of
+from evertalk.core import accept, limits
+from evertalk.core.clock import ms_of
+from evertalk.core.errors import Code, LogError, Refused
+from evertalk.core.ids import shard_of
+from evertalk.core.model import Conversation, Event, Kind, Record
+from evertalk.core.vector import Key, Vector
+from evertalk.v1 import chat_pb2
+
+if TYPE_CHECKING:
+    from evertalk.chatnode.hub import Hub
+
+Write = Callable[[bytes | chat_pb2.SessionResponse], Awaitable[None]]
+_FRAME_BYTES = 256 * 1024
+_AWAITING_MAX = 1024
+_RESUME_PAGE = 200
+
+
+class Session:
+    """State of one stream. The reader fills it, the writer empties it, both bounded."""
+
+    def __init__(self, hub: Hub, account: bytes, hello: chat_pb2.Hello, write: Write) -> None:
+        self._hub = hub
+        self._node = hub.node
+        self._write = write
+        self.account = account
+        self.id = hello.session
+        self._hello = hello
+        self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._again = asyncio.Event()
+        self._overflowed = False
+        self._acks_origin = ""
+        self._deliveries: deque[tuple[Key, bytes]] = deque()
+        self._queued_bytes = 0
+        self._seqs: list[tuple[int, int, int]] = []  # (seq, shard, position), acks to go out
+        self._refusal: chat_pb2.Refusal | None = None
+        self._heartbeat = False
+        self._go_away: chat_pb2.GoAway | None = None
+        self._dead_epoch = -1  # no refusal yet
+        self._unacked = 0
+        #: Tombstones and folded origins that old may be forgotten (R12, R16): it starts anew.
+        self.outlived = not hello.fresh and 0 < ms_of(hello.hlc) < hub.node.region_time_ms() - limits.MAX_AGE_MS
+        self.fresh = hello.fresh or self.outlived
+        self._resuming = not self.fresh
+        self.marked = hub.node.fanned.copy() if self.fresh else decode_vector(hello.have)
+        #: (origin, shard) -> highest acked position not yet told to be replicated
+        self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
+        self._told = Vector()
+        self.heard_s = hub.node.clock.monotonic()
+        self.ended: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, requests: AsyncIterator[chat_pb2.SessionRequest]) -> None:
+        """Serve until the client leaves, breaks, or is cut loose.
+
+        Raises:
+            Refused: cut loose by name.
+        """
+        loop = asyncio.get_running_loop()
+        reader = loop.create_task(self._read_all(requests))
+        writer = loop.create_task(self._write_all())
+        resume = loop.create_task(self._resume())
+        ends: set[asyncio.Future[Any]] = {reader, writer, resume, self.ended}
+        try:
+            while True:
+                done, ends = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    if isinstance(outcome := one.result(), Refused):
+                        raise outcome
+                if done != {resume}:
+                    return
+        finally:
+            for task in (reader, writer, resume):
+                task.cancel()
+            await asyncio.gather(reader, writer, resume, return_exceptions=True)
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+    def cut(self, refused: Refused) -> None:
+        """End the stream by name."""
+        if not self.ended.done():
+            self.ended.set_result(refused)
+
+    def go_away(self, message: chat_pb2.GoAway) -> None:
+        """Tell the client to move on; the stream ends when it leaves."""
+        self._go_away = message
+        self._wake.set()
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat, and markers of idle shards with it."""
+        self._heartbeat = True
+        self._wake.set()
+
+    # ------------------------------------------------------------ in
+
+    async def _read_all(self, requests: AsyncIterator[chat_pb2.SessionRequest]) -> None:
+        async for frame in requests:
+            self.heard_s = self._node.clock.monotonic()
+            if frame.HasField("sends"):
+                await self._take(frame.sends)
+
+    async def _take(self, sends: chat_pb2.Sends) -> None:
+        for i, raw in enumerate(sends.events):
+            if sends.epoch <= self._dead_epoch:
+                return
+            while self._unacked + len(self._seqs) >= limits.SESSION_UNACKED:
+                self._room.clear()
+                await self._room.wait()
+            seq = sends.first_seq + i
+            made_ms = 0
+            try:
+                event = decode_event(raw)
+                made_ms = ms_of(event.hlc)
+                await self._check(event)
+                self._submit(event, sends.epoch, seq)
+            except Refused as refused:
+                self._refuse(sends.epoch, seq, self._node.not_found(refused, made_ms))
+                return
+
+    async def _check(self, event: Event) -> None:
+        node = self._node
+        accept.check_form(event)
+        accept.check_stamp(event, node.clock.wall_ms(), node.highest_accepted)
+        rights = await node.rights(event.scope)
+        accept.check_right(event, self.account, rights)
+        if event.kind == Kind.CONVERSATION and rights is None:
+            body = event.body
+            assert isinstance(body, Conversation)
+            known = {a.account for a in await node.store.accounts(body.members)}
+            strangers = [m for m in body.members if m not in known]
+            if strangers:
+                raise Refused(Code.UNKNOWN_ACCOUNT, f"there is no account {strangers[0].hex()}")
+
+    def _submit(self, event: Event, epoch: int, seq: int) -> None:
+        node = self._node
+        shard = shard_of(event.scope, node.settings.shards)
+        record = Record(event, node.hlc.tick(node.clock.wall_ms()))
+
+        def done(outcome: int | LogError) -> None:
+            self._unacked -= 1
+            self._room.set()
+            if isinstance(outcome, int):
+                self._seqs.append((seq, shard, outcome))
+                self._acks_origin = node.origin
+                key = (node.origin, shard)
+                self.awaiting[key] = max(self.awaiting.get(key, 0), outcome)
+                self._hub.await_replication(key, self)
+                self._wake.set()
+                return
+            node.not_pending(event)
+            self._refuse(epoch, seq, refusal_of(outcome))
+
+        def wanted() -> bool:
+            if epoch > self._dead_epoch:
+                return True
+            self._unacked -= 1  # behind a refusal: it leaves the queue unwritten (R10)
+            self._room.set()
+            node.not_pending(event)
+            return False
+
+        self._hub.batcher.submit(Pending(record, shard, done, wanted))
+        self._unacked += 1
+        node.pending(event)
+
+    def _refuse(self, epoch: int, seq: int, refused: Refused) -> None:
+        if epoch <= self._dead_epoch:
+            return  # the first refusal of an epoch speaks for the rest
+        self._dead_epoch = epoch
+        self._refusal = chat_pb2.Refusal(
+            epoch=epoch, seq=seq, code=int(refused.code),  # type: ignore[arg-type]
+            sentence=refused.sentence, retry_after_ms=refused.retry_after_ms,
+        )  # fmt: skip
+        self._wake.set()
+
+    # ------------------------------------------------------------ out
+
+    def deliver(self, key: Key, event: Event, delivery: bytes) -> None:
+        """Queue one pre-serialized delivery (a frame field of its own), or cut a reader that has stalled."""
+        if self.ended.done() or self._own(event):
+            return
+        self._deliveries.append((key, delivery))
+        self._queued_bytes += len(delivery)
+        if self._queued_bytes > limits.SESSION_QUEUE_BYTES:
+            self._empty_queue()
+            if self._resuming:
+                self._overflowed = True  # another pass over the store will bring it
+            else:
+                self.cut(Refused(Code.SLOW_READER, "this session reads too slowly: reconnect to resume", 500))
+            return
+        self._wake.set()
+
+    def _own(self, event: Event) -> bool:
+        return event.session == self.id and event.sender == self.account
+
+    def _empty_queue(self) -> None:
+        self._deliveries.clear()
+        self._queued_bytes = 0
+
+    def replicated(self) -> None:
+        """Watermarks moved for something this session awaits."""
+        self._wake.set()
+
+    async def _send(self, frame: bytes | chat_pb2.SessionResponse) -> None:
+        async with self._writing:
+            await self._write(frame)
+
+    async def _write_all(self) -> None:
+        await self._send(chat_pb2.SessionResponse(hello=self._hub.hello(self)))
+        if self.outlived:
+            await self._send(chat_pb2.SessionResponse(gap=chat_pb2.Gap(refetch=True)))
+        self._opened.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (frame := self._frame()) is not None:
+                await self._send(frame)
+
+    def _frame(self) -> bytes | None:
+        """Everything that waits, in one frame: control first, then deliveries and the marker behind them."""
+        if self.ended.done():
+            return None  # what was cut loose hears no marker beyond what it was sent
+        head = chat_pb2.SessionResponse()
+        used = False
+        if self._seqs:
+            head.acks.origin = self._acks_origin
+            for seq, shard, position in self._seqs:
+                head.acks.seqs.append(seq)
+                head.acks.shards.append(shard)
+                head.acks.positions.append(position)
+            self._seqs.clear()
+            self._room.set()
+            used = True
+        if self._refusal is not None:
+            head.refusal.CopyFrom(self._refusal)
+            self._refusal, used = None, True
+        used |= self._add_replicated(head)
+        parts: list[bytes] = []
+        if not self._resuming:
+            used |= self._add_deliveries(head, parts)
+        if self._heartbeat:
+            head.heartbeat.region_time_ms = self._node.region_time_ms()
+            head.heartbeat.peers_live = bool(self._node.live_peers())
+            self._heartbeat, used = False, True
+        if self._go_away is not None and not self._deliveries and not self._resuming:
+            head.go_away.CopyFrom(self._go_away)
+            head.go_away.marker.CopyFrom(encode_vector(self._node.fanned))
+            self._go_away, used = None, True
+        if not used:
+            return None
+        # Concatenated protobuf messages merge: deliveries are spliced in without being parsed again.
+        return head.SerializeToString() + b"".join(parts)
+
+    def _add_replicated(self, head: chat_pb2.SessionResponse) -> bool:
+        moved = Vector()
+        for key, position in list(self.awaiting.items()):
+            mark = self._node.replicated(key)
+            if mark > self._told[key]:
+                self._told.advance(*key, mark)
+                moved.advance(*key, mark)
+            if mark >= position:
+                del self.awaiting[key]
+                self._hub.await_no_more(key, self)
+        if moved:
+            head.replicated.CopyFrom(encode_vector(moved))
+        return bool(moved)
+
+    def _add_deliveries(self, head: chat_pb2.SessionResponse, parts: list[bytes]) -> bool:
+        fanned = self._node.fanned
+        keys: set[Key] = set()
+        size = 0
+        while self._deliveries and size < _FRAME_BYTES:
+            key, delivery = self._deliveries.popleft()
+            self._queued_bytes -= len(delivery)
+            size += len(delivery)
+            keys.add(key)
+            parts.append(delivery)
+        self._hub.node.counters.delivered += len(parts)
+        if self._deliveries:
+            return True  # no marker before the last of them
+        if self._heartbeat:
+            keys.update(k for k, p in fanned if p > self.marked[k])
+        marker = _part(fanned, {k for k in keys if fanned[k] > self.marked[k]})
+        for (origin, shard), position in marker:
+            self.marked.advance(origin, shard, position)
+        if marker:
+            head.marker.CopyFrom(encode_vector(marker))
+        return bool(parts or marker)
+
+    # ------------------------------------------------------------ resume
+
+    def refresh(self) -> None:
+        """Something was handed out before this session opened that no marker had named: go through the store again."""
+        self._resuming = True
+        self._again.set()
+
+    async def _resume(self) -> None:
+        """What this session missed, page by page; live events wait in the queue meanwhile."""
+        await self._opened.wait()
+        if self._resuming and not self.fresh:
+            await self._catch_up()
+        while True:
+            await self._again.wait()
+            self._again.clear()
+            await self._pass(self.marked)
+
+    async def _catch_up(self) -> None:
+        node = self._node
+        need = decode_vector(self._hello.need)
+        if missing := await node.wait_for(need, limits.NEED_WAIT_S):
+            await self._send(chat_pb2.SessionResponse(gap=chat_pb2.Gap(missing=encode_vector(missing))))
+        await self._pass(decode_vector(self._hello.have))
+
+    async def _pass(self, have: Vector) -> None:
+        """Everything beyond `have`, then live again."""
+        while True:
+            # What was queued until now is in the store, which knows all copies of it: the pages bring it once.
+            self._empty_queue()
+            self._overflowed = False
+            have = await self._pages(have)
+            if not self._overflowed:
+                self._resuming = False
+                self._wake.set()
+                return
+
+    async def _pages(self, have: Vector) -> Vector:
+        """One pass over what lies beyond `have`, then its marker; returns the new `have`."""
+        start: Vector | None = None
+        after: object | None = None
+        while start is None or after is not None:
+            page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
+            start, after = start or page.vector, page.next
+            await self._send_page([delivery_field(one) for one in page.events if not self._own(one.event)])
+        for (origin, shard), position in start:
+            self.marked.advance(origin, shard, position)
+        await self._send(chat_pb2.SessionResponse(marker=encode_vector(start)))
+        return start
+
+    async def _send_page(self, fields: list[bytes]) -> None:
+        """In frames of bounded size, however large the events are."""
+        parts: list[bytes] = []
+        size = 0
+        for part in fields:
+            if parts and size + len(part) > _FRAME_BYTES:
+                await self._send(b"".join(parts))
+                parts, size = [], 0
+            parts.append(part)
+            size += len(part)
+        if parts:
+            await self._send(b"".join(parts))
+        self._node.counters.delivered += len(fields)
+
+
+def _part(vector: Vector, keys: set[Key]) -> Vector:
+    """Some keys of a vector, with their holes: `have` must not claim what was passed (R6)."""
+    return Vector({k: vector[k] for k in keys}, (h for h in vector.holes if (h.origin, h.shard) in keys))

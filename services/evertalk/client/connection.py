@@ -1,0 +1,146 @@
+"""One live stream to one node: connect, hello, read, write, heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from evertalk.client.endpoints import Endpoint
+from evertalk.client.groups import leaves
+from evertalk.client.session import Session
+from evertalk.core import limits
+from evertalk.core.errors import PeerUnavailable, Refused
+from evertalk.ports import Clock, Peer, SessionStream
+from evertalk.v1 import chat_pb2
+
+STALL_S = 0.2  # how long a full queue holds a stream back before its deliveries are let go
+
+
+class Chooser(Protocol):
+    """Who chooses streams."""
+
+    def poke(self) -> None:
+        """The choice may change."""
+        ...
+
+    def written(self) -> None:
+        """A send was written."""
+        ...
+
+
+class Link:
+    """A stream whose node has said hello.
+
+    Args:
+        lane: its number in the outbox.
+        chooser: told when something was written and when the node asks to leave.
+    """
+
+    def __init__(
+        self,
+        lane: int,
+        endpoint: Endpoint,
+        stream: SessionStream,
+        first: chat_pb2.SessionResponse,
+        session: Session,
+        clock: Clock,
+        chooser: Chooser,
+    ) -> None:
+        self.lane = lane
+        self.endpoint = endpoint
+        self.reply = first.hello
+        self.heard_s = self.since_s = clock.monotonic()
+        self.dropping = False  # the application fell behind: a later stream delivers from `have`
+        self.leave: chat_pb2.GoAway | None = None
+        self.ended: Refused | PeerUnavailable | None = None
+        self._first = first
+        self._stream = stream
+        self._session = session
+        self._clock = clock
+        self._chooser = chooser
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        """Take part: what the node lacks is queued for it."""
+        self._session.opened(self.lane, self.reply, self._wake)
+
+    async def run(self) -> None:
+        """Read and write until the stream ends or `stop`; then `ended` says why."""
+        try:
+            self._take(self._first)
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write_all())
+                await self._read_all()
+                writer.cancel()
+            self.ended = self.ended or PeerUnavailable("the node ended the stream")
+        except* (Refused, PeerUnavailable) as broken:
+            causes = [e for e in leaves(broken) if isinstance(e, Refused | PeerUnavailable)]
+            by_name = [e for e in causes if isinstance(e, Refused)]
+            self.ended = self.ended or (by_name or causes)[0]
+        finally:
+            self._stream.cancel()
+
+    def stop(self, reason: str) -> None:
+        """End the stream; `run` returns soon after."""
+        self.ended = self.ended or PeerUnavailable(reason)
+        self._stream.cancel()
+
+    async def _read_all(self) -> None:
+        while (frame := await self._stream.read()) is not None:
+            self._take(frame)
+            if self._session.inbox.full and not self.dropping:
+                self.dropping = not await self._session.inbox.room(STALL_S)
+
+    def _take(self, frame: chat_pb2.SessionResponse) -> None:
+        self.heard_s = self._clock.monotonic()
+        self._session.received(self.lane, frame, self.dropping)
+        if frame.HasField("go_away"):
+            self.leave = frame.go_away
+            self._chooser.poke()
+
+    async def _write_all(self) -> None:
+        outbox = self._session.outbox
+        beat_s = self._clock.monotonic() + limits.HEARTBEAT_S
+        while True:
+            now = self._clock.monotonic()
+            if send := outbox.take(self.lane, now):
+                self._chooser.written()  # the wait for its answer begins, even if this write blocks
+                sends = chat_pb2.Sends(epoch=send.epoch, first_seq=send.first_seq, events=[e.raw for e in send.events])
+                await self._stream.write(chat_pb2.SessionRequest(sends=sends))
+            elif now >= beat_s:
+                beat_s = now + limits.HEARTBEAT_S
+                beat = chat_pb2.Heartbeat(region_time_ms=self._session.now_ms(), peers_live=self._session.peers_live)
+                await self._stream.write(chat_pb2.SessionRequest(heartbeat=beat))
+            else:
+                due = outbox.wake_at(self.lane, now)
+                await self._sleep(min(beat_s, due if due is not None else beat_s) - now)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+
+async def greet(peer: Peer, token: str, session: Session) -> tuple[SessionStream, chat_pb2.SessionResponse]:
+    """Open a stream and say hello; returns it with the node's first frame.
+
+    Raises:
+        Refused, PeerUnavailable (also after HELLO_TIMEOUT_S).
+    """
+    stream = peer.session(token)
+    greeted = False
+    try:
+        async with asyncio.timeout(limits.HELLO_TIMEOUT_S):
+            await stream.write(chat_pb2.SessionRequest(hello=session.hello()))
+            first = await stream.read()
+        if first is None or not first.HasField("hello"):
+            raise PeerUnavailable("the node said no hello")
+        greeted = True
+        return stream, first
+    except TimeoutError as error:
+        raise PeerUnavailable(f"no hello within {limits.HELLO_TIMEOUT_S} s") from error
+    finally:
+        if not greeted:
+            stream.cancel()

@@ -1,0 +1,1 @@
+"""A cluster on this machine: real processes, their places, and the verbs that break them."""

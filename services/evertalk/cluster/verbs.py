@@ -1,0 +1,194 @@
+"""What a drill does to a cluster: the verbs and the facts, the same for every driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from evertalk.core.errors import EvertalkError
+
+
+class ClusterError(EvertalkError):
+    """The cluster cannot do what was asked; the sentence names the process and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A node as clients reach it."""
+
+    region: str
+    node: str
+    address: str  # host:port
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFact:
+    """A process of the cluster as it is now. `kind`: redis | node | replicator | wan; `pid` None: not running."""
+
+    name: str
+    kind: str
+    region: str
+    address: str
+    pid: int | None
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFile:
+    """cluster.json: what other commands need to find a running cluster. Holds no secret.
+
+    `keys`: region -> directory with its signing key. `config`: region -> the directory of its process
+    configuration (Redis passwords are in there).
+    """
+
+    driver: str
+    directory: str
+    regions: Sequence[str]
+    shards: int
+    seed: int
+    controller_pid: int
+    endpoints: Sequence[Endpoint]
+    processes: Sequence[ProcessFact]
+    keys: Mapping[str, str]
+    wan_control: str
+    redis_server: str  # the Redis-compatible program in use
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> Mapping[str, Endpoint]:
+        """Endpoints by node name."""
+        return {endpoint.node: endpoint for endpoint in self.endpoints}
+
+
+class Process(Protocol):
+    """One process, with its disk. Each verb returns when it is done."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alive(self) -> bool:
+        """It runs, or is stopped."""
+        ...
+
+    async def kill(self) -> None:
+        """SIGKILL; nothing if it is dead."""
+        ...
+
+    async def stop(self) -> None:
+        """SIGSTOP: silent, with open connections."""
+        ...
+
+    async def resume(self) -> None:
+        """SIGCONT."""
+        ...
+
+    async def start(self, lose_disks: bool = False, wait: bool = True) -> None:
+        """Return on the same port; with `wait`, until it is ready.
+
+        Raises:
+            ClusterError: it does not start.
+        """
+        ...
+
+    async def terminate(self) -> None:
+        """SIGTERM and wait: an orderly end (drain), SIGKILL if it takes too long."""
+        ...
+
+    async def lose_disks(self) -> None:
+        """Delete what it has stored.
+
+        Raises:
+            ClusterError: it is alive.
+        """
+        ...
+
+
+class Region(Protocol):
+    """A data centre: the same verbs for all of its processes at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def redis(self) -> Process: ...
+
+    @property
+    def replicator(self) -> Process: ...
+
+    @property
+    def nodes(self) -> Mapping[str, Process]: ...
+
+    async def kill(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def start(self, lose_disks: bool = False, wait: bool = True) -> None: ...
+
+    async def terminate(self) -> None: ...
+
+    async def lose_disks(self) -> None: ...
+
+
+class Wan(Protocol):
+    """The links between regions. A direction is named by where bytes come from and where they go to.
+
+    `cut` is a matter of who dials: with `both` False `source` no longer reaches `sink`, and `sink` still
+    reaches `source`. All else is a matter of where bytes flow, requests and replies alike.
+    """
+
+    async def cut(self, source: str, sink: str, both: bool = True) -> None:
+        """Reset connections, refuse new ones."""
+        ...
+
+    async def black_hole(self, source: str, sink: str, both: bool = True) -> None:
+        """Swallow bytes and stay silent; connections that lost any are reset when it heals."""
+        ...
+
+    async def delay(self, source: str, sink: str, delay_ms: float, jitter_ms: float = 0.0, both: bool = True) -> None:
+        """One-way delay; jitter is added, uniform from 0."""
+        ...
+
+    async def narrow(self, source: str, sink: str, bytes_per_s: float, both: bool = True) -> None:
+        """Limit the bandwidth of each link; 0 = unlimited."""
+        ...
+
+    async def heal(self, source: str | None = None, sink: str | None = None, both: bool = True) -> None:
+        """As at the start: open, with the first delay. Without names, everywhere."""
+        ...
+
+    async def stats(self) -> list[dict[str, Any]]:
+        """Per link: connections and, for "there" and "back", bytes, swallowed, pending and settings."""
+        ...
+
+
+class Cluster(Protocol):
+    """A running cluster."""
+
+    @property
+    def file(self) -> ClusterFile: ...
+
+    @property
+    def wan(self) -> Wan: ...
+
+    @property
+    def regions(self) -> Mapping[str, Region]: ...
+
+    def region(self, name: str) -> Region: ...
+
+    def node(self, name: str) -> Process: ...
+
+    def rss(self) -> Mapping[str, int | None]:
+        """Resident memory in bytes of each live process; None where it cannot be known."""
+        ...
+
+    def cpu_s(self) -> Mapping[str, float | None]:
+        """Processor seconds, user and system, of each live process since it started."""
+        ...
+
+    async def close(self) -> None:
+        """End every process."""
+        ...

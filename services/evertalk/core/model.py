@@ -1,0 +1,210 @@
+"""What is said: events and their bodies, as plain data; and what a node makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """Kinds of event; the numbers are the protocol's field numbers. Others are unknown kinds (R15)."""
+
+    UNKNOWN = 0
+    MESSAGE = 16
+    EDIT = 17
+    DELETION = 18
+    REACTION = 19
+    CONVERSATION = 20
+    MEMBERSHIP = 21
+    TITLE = 22
+    RECEIPT = 23
+    ACCOUNT = 24
+    HANDLE_CLAIM = 25
+
+
+class ConversationKind(IntEnum):
+    DIRECT = 1
+    GROUP = 2
+
+
+class Role(IntEnum):
+    NONE = 1
+    MEMBER = 2
+    ADMIN = 3
+
+
+class Level(IntEnum):
+    """Of a receipt."""
+
+    DELIVERED = 1
+    READ = 2
+
+
+class Durability(IntEnum):
+    """What an acknowledgement promises: P2, P1."""
+
+    ACCEPTED = 1
+    REPLICATED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    sha256: bytes
+    size_bytes: int
+    media_type: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    text: str = ""
+    encrypted: bytes = b""
+    reply_to: bytes = b""
+    reply_to_sender: bytes = b""
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A message is named by its sender and id, within its conversation."""
+
+    sender: bytes
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    target: Target
+    text: str = ""
+    encrypted: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    target: Target
+    emoji: str
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    kind: int
+    title: str
+    members: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    account: bytes
+    role: int
+
+
+@dataclass(frozen=True, slots=True)
+class Title:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    level: int
+    origin: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    handle: str
+    display_name: str
+    password_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandleClaim:
+    handle: str
+    account: bytes
+
+
+Body = Message | Edit | Deletion | Reaction | Conversation | Membership | Title | Receipt | Account | HandleClaim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event, stamped once by its author's SDK (R1).
+
+    `raw` is the serialized form every copy carries; it is empty only before the first serialization.
+    `need` is ((origin, position), …) of the event's own shard (R11). `body` is None for unknown kinds.
+    """
+
+    id: bytes
+    scope: bytes
+    sender: bytes
+    session: bytes
+    hlc: int
+    kind: int
+    body: Body
+    need: tuple[tuple[str, int], ...] = ()
+    version: int = 0
+    expires_at_ms: int = 0
+    raw: bytes = b""
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """The sort key (hlc, id)."""
+        return (self.hlc, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event as one node accepted it."""
+
+    event: Event
+    accepted_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One stream of a region's Redis: the log of an own origin, or the mirror of a peer's."""
+
+    origin: str
+    shard: int
+    mirror: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry: a batch of records at a position of (origin, shard)."""
+
+    origin: str
+    shard: int
+    position: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An event that the store had not known, or whose slot it won: to be fanned out."""
+
+    event: Event
+    accepted_at: int
+    origin: str
+    shard: int
+    position: int
+    late: bool = False
+    parent_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an Export: the winning event of a slot with the positions of all its copies (R9).
+
+    `copies` is ((origin, position), …); the first is the winner's own.
+    """
+
+    event: Event
+    accepted_at: int
+    copies: tuple[tuple[str, int], ...]

@@ -1,0 +1,142 @@
+"""Vectors: (origin, shard) -> position, with open holes (R6). Positions count entries: 1, 2, 3 …"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hole:
+    """Positions first..last (inclusive) of (origin, shard) that were passed because nobody held them."""
+
+    origin: str
+    shard: int
+    first: int
+    last: int
+
+
+class Vector:
+    """Positions per (origin, shard), and holes below them.
+
+    Coverage is position minus holes: a holder of a hole does not cover what is in it.
+    """
+
+    __slots__ = ("_holes", "_positions")
+
+    def __init__(self, positions: Mapping[Key, int] | None = None, holes: Iterable[Hole] = ()) -> None:
+        self._positions: dict[Key, int] = {k: p for k, p in (positions or {}).items() if p > 0}
+        self._holes: set[Hole] = set(holes)
+
+    def __iter__(self) -> Iterator[tuple[Key, int]]:
+        return iter(self._positions.items())
+
+    def __bool__(self) -> bool:
+        return bool(self._positions)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vector) and (self._positions == other._positions and self._holes == other._holes)
+
+    def __repr__(self) -> str:
+        return f"Vector({self._positions!r}, {sorted(self._holes)!r})"
+
+    def __getitem__(self, key: Key) -> int:
+        return self._positions.get(key, 0)
+
+    @property
+    def positions(self) -> Mapping[Key, int]:
+        """All positions above 0."""
+        return self._positions
+
+    @property
+    def holes(self) -> frozenset[Hole]:
+        """The open holes."""
+        return frozenset(self._holes)
+
+    def origins(self) -> set[str]:
+        """Every origin that is named."""
+        return {origin for origin, _ in self._positions}
+
+    def copy(self) -> Vector:
+        """An independent copy."""
+        return Vector(self._positions, self._holes)
+
+    def advance(self, origin: str, shard: int, position: int) -> bool:
+        """Raise one position; False if it was there already."""
+        key = (origin, shard)
+        if position <= self._positions.get(key, 0):
+            return False
+        self._positions[key] = position
+        return True
+
+    def merge(self, other: Vector) -> None:
+        """Raise every position to the other's, and take over no holes (use for `need`)."""
+        for (origin, shard), position in other:
+            self.advance(origin, shard, position)
+
+    def drop(self, origins: Iterable[str]) -> None:
+        """Forget folded origins (R16)."""
+        gone = set(origins)
+        self._positions = {k: p for k, p in self._positions.items() if k[0] not in gone}
+        self._holes = {h for h in self._holes if h.origin not in gone}
+
+    def open_hole(self, hole: Hole) -> None:
+        """Note a range that was passed."""
+        self._holes.add(hole)
+
+    def fill(self, other: Vector) -> list[Hole]:
+        """Close every hole that the other covers; returns those closed."""
+        closed = [h for h in self._holes if other.covers_range(h.origin, h.shard, h.first, h.last)]
+        self._holes.difference_update(closed)
+        return closed
+
+    def absorb(self, other: Vector) -> list[Hole]:
+        """Become the union of two stores, after everything of the other was taken in (R9).
+
+        Positions become the maximum. A hole stays open where neither covers it; the other's hole is handed
+        on where it lies above what we held. Returns the holes of ours that were closed.
+        """
+        closed = self.fill(other)
+        for hole in other._holes:
+            mine = self._positions.get((hole.origin, hole.shard), 0)
+            first = max(hole.first, mine + 1)
+            if first <= hole.last:
+                self._holes.add(Hole(hole.origin, hole.shard, first, hole.last))
+        self.merge(other)
+        return closed
+
+    def covers(self, origin: str, shard: int, position: int) -> bool:
+        """True if everything of (origin, shard) up to position is held, holes excepted."""
+        if position <= 0:
+            return True
+        if self._positions.get((origin, shard), 0) < position:
+            return False
+        return not any(h.origin == origin and h.shard == shard and h.first <= position for h in self._holes)
+
+    def covers_range(self, origin: str, shard: int, first: int, last: int) -> bool:
+        """True if first..last of (origin, shard) is held."""
+        if self._positions.get((origin, shard), 0) < last:
+            return False
+        return not any(
+            h.origin == origin and h.shard == shard and h.first <= last and h.last >= first for h in self._holes
+        )
+
+    def reaches(self, need: Vector, met: frozenset[str] | set[str] = frozenset()) -> bool:
+        """True if every position of `need` is passed here; origins in `met` count as passed (R16)."""
+        mine = self._positions
+        return all(mine.get(key, 0) >= p or key[0] in met for key, p in need)
+
+    def missing(self, need: Vector, met: frozenset[str] | set[str] = frozenset()) -> Vector:
+        """The part of `need` that is not reached here."""
+        return Vector({k: p for k, p in need if self._positions.get(k, 0) < p and k[0] not in met})
+
+    def ahead_of(self, other: Vector) -> Vector:
+        """Where this one covers more than the other: higher positions, and holes of the other that it fills."""
+        ahead = {k: p for k, p in self if p > other[k]}
+        for hole in other._holes:
+            if self.covers_range(hole.origin, hole.shard, hole.first, hole.last):
+                key = (hole.origin, hole.shard)
+                ahead[key] = max(ahead.get(key, 0), hole.last)
+        return Vector(ahead)

@@ -1,0 +1,158 @@
+"""What `evertalk demo` and `evertalk drill …` do: plan a run, show it, print the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from evertalk.core.errors import EvertalkError
+from evertalk.core.history import HistoryDamaged
+from evertalk.core.transcript import Transcript, UnknownTranscript, decode, parse
+from evertalk.drill import summary
+from evertalk.drill.certificate import CertificateError, verify
+from evertalk.drill.drills import DRILLS
+from evertalk.drill.replay import check_playable
+from evertalk.drill.run import DrillFailed, Plan, Run
+from evertalk.drill.view import make_view
+
+_REPORTS = Path("reports")
+
+
+async def run_drill(
+    name: str,
+    out: Path | None,
+    users: int,
+    rate: float,
+    seconds: float,
+    seed: int,
+    driver: str,
+    lose_disks: bool,
+    transcript: Path | None,
+    plain: bool,
+    times: int = 1,
+) -> int:
+    """Run a drill, or several with seeds in a row, and print what came of it; 0 only if every verdict is `held`."""
+    if name not in DRILLS:
+        raise DrillFailed(f"there is no drill {name!r}; there are: {', '.join(DRILLS)}")
+    if driver != "process":
+        raise DrillFailed(f"there is no driver {driver!r}; there is: process")
+    if users < 2 or rate <= 0 or seconds <= 0:
+        raise DrillFailed("a drill needs at least 2 users, and a rate and a length above 0")
+    seed = seed or random.SystemRandom().randrange(1, 1_000_000)
+    where = (out or _REPORTS / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}").absolute()
+    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        raise DrillFailed(f"{where} exists and is not an empty folder: choose another for the report")
+    if times < 1:
+        raise DrillFailed("a drill is run at least once")
+    played = _read(transcript) if transcript else None
+    plan = Plan(DRILLS[name], where, users, rate, seconds, seed, lose_disks, played)
+    if times > 1:
+        return await _run_often(plan, times, plain)
+    certificate = await _run_once(plan, plain)
+    print_certificate(certificate)
+    print(f"\nreport: {where}\ncheck it: {sys.argv[0]} drill verify {where}")
+    return 0 if certificate["verdict"] == "held" else 1
+
+
+async def _run_once(plan: Plan, plain: bool) -> dict[str, Any]:
+    with make_view(plain) as view, _ctrl_c():
+        certificate = await Run(plan, view).execute()
+    shutil.rmtree(plan.out / "cluster", ignore_errors=True)
+    return certificate
+
+
+async def _run_often(plan: Plan, times: int, plain: bool) -> int:
+    """One line a run, then the whole of them; each has its report in a folder of its own."""
+    found: list[dict[str, Any]] = []
+    for seed in range(plan.seed, plan.seed + times):
+        found.append(await _run_once(replace(plan, seed=seed, out=plan.out / str(seed)), plain))
+        print(summary.line(found[-1]), flush=True)
+    print("\n".join(["", *(summary.line(c) for c in found), "", *summary.whole(found)]))
+    print(f"reports: {plan.out}")
+    return 0 if all(c["verdict"] == "held" for c in found) else 1
+
+
+class _ctrl_c:
+    """SIGTERM ends a drill as Ctrl-C does, so that nothing is left behind."""
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def __exit__(self, *exc: object) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+def _read(path: Path) -> Transcript:
+    try:
+        found = parse(decode(path.read_bytes()))
+    except OSError as error:
+        raise DrillFailed(f"{path} cannot be read: {error.strerror}") from error
+    except UnknownTranscript as error:
+        raise DrillFailed(f"{path}: {error}") from error
+    check_playable(found)
+    return found
+
+
+def print_certificate(certificate: dict[str, Any]) -> None:
+    """The verdict for people: counts, violations, times beside their limits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    counts, violations, rpo = certificate["counts"], certificate["violations"], certificate["rpo"]
+    console.print()
+    console.print(f"drill {certificate['drill']}, seed {certificate['seed']}, commit {certificate['commit']}")
+    console.print("sends:      " + ", ".join(f"{counts[k]} {k}" for k in counts))
+    if left := counts["accepted"] - counts["replicated"]:
+        console.print(f"            {left} accepted ones had no second region when their sender left for good")
+    console.print("violations: " + ", ".join(f"{violations[k]} {k.replace('_', ' ')}" for k in violations))
+    console.print(
+        f"RPO:        {rpo['replicated_messages']} replicated messages lost; {rpo['accepted_messages']} accepted ones "
+        f"were only in the region when it died ({rpo['accepted_seconds']:.2f} s of them): outboxes brought them again"
+    )
+    table = Table("what", "p50", "p99", "max", title="milliseconds")
+    for label, key in (
+        ("longest gap without an acknowledged send, per client", "gap_ms"),
+        ("delivery, send to shown", "delivery_ms"),
+        ("replication, accepted to replicated", "replication_ms"),
+    ):
+        table.add_row(label, *(_ms(certificate[key][p]) for p in ("p50", "p99", "max")))
+    console.print(table)
+    limits = Table("limit", "measured", "limit", "within")
+    for limit in certificate["limits"]:
+        mark = "[green]yes[/green]" if limit["within"] else "[red]no[/red]"
+        limits.add_row(limit["name"], _ms(limit["measured"]), _ms(limit["limit"]), mark)
+    console.print(limits)
+    colour = "green" if certificate["verdict"] == "held" else "red"
+    console.print(f"verdict: [bold {colour}]{certificate['verdict']}[/bold {colour}]")
+    for reason in certificate["reasons"]:
+        console.print(f"  {reason}", markup=False)
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def run_verify(directory: Path) -> int:
+    """Recompute from the history alone; 0 only if everything agrees."""
+    try:
+        differences = verify(directory)
+    except (CertificateError, HistoryDamaged, EvertalkError) as error:
+        print(f"evertalk: {error}")
+        return 1
+    for difference in differences:
+        print(difference)
+    if differences:
+        print(f"{len(differences)} differences: do not trust this certificate")
+        return 1
+    print("the certificate says what the history says, and is signed by the key it names")
+    return 0

@@ -1,0 +1,1 @@
+"""The replicator: pulls peers' logs into this region's mirrors, and keeps logs, mirrors and records in bounds."""

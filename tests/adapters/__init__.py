@@ -1,0 +1,1 @@
+"""Tests of the adapters: contract suites that every backend passes, and each adapter's own."""

@@ -1,0 +1,194 @@
+"""Stories of a node that is behind: whom it asks, what it gives up on, and what it never gives up on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evertalk.adapters.clock import SystemIds
+from evertalk.adapters.settings import PeerRegion
+from evertalk.adapters.sqlite_store import SqliteStore
+from evertalk.adapters.tokens import Keyring, make_keys
+from evertalk.adapters.wire import decode_entry, encode_rows, encode_vector
+from evertalk.chatnode.catchup import CatchUp
+from evertalk.core.board import StoreEntry, StreamState
+from evertalk.core.errors import PeerUnavailable
+from evertalk.core.model import Stream
+from evertalk.core.vector import Hole, Vector
+from evertalk.v1 import cluster_pb2
+from tests.adapters.store_helpers import ANNA, BORIS, NOW_MS, SHARDS, Pen
+from tests.chatnode.world import Desk
+
+PEER = "busan-1"
+
+
+class Elsewhere:
+    """Another node's store, as Transport and Peer in one; `away`: it does not answer."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.away = False
+        self.asked: list[str] = []
+
+    def peer(self, address: str) -> Elsewhere:
+        return self
+
+    async def call(self, method: str, request: Any, timeout_s: float, token: str = "") -> Any:
+        if self.away:
+            raise PeerUnavailable("it burned")
+        self.asked.append(method.rpartition("/")[2])
+        if isinstance(request, cluster_pb2.StatusRequest):
+            return cluster_pb2.StatusResponse(vector=encode_vector(self.store.vector))
+        page = await self.store.export(request.life, request.after_change, 3)
+        return cluster_pb2.ExportResponse(
+            life=page.life, rows=encode_rows(page.rows), next_change=page.next_change, last=page.last,
+            vector=encode_vector(page.vector), folded=sorted(page.folded),
+        )  # fmt: skip
+
+    async def close(self) -> None: ...
+
+    def entry(self, age_s: float = 0.0) -> StoreEntry:
+        return StoreEntry(PEER, "busan", self.store.life, "SERVING", self.store.vector, Vector(), age_s)
+
+
+class FakeBoard:
+    """Streams of the region's Redis, as the story says."""
+
+    def __init__(self) -> None:
+        self.found: dict[Stream, StreamState] = {}
+
+    async def streams(self, wanted: Iterable[Stream]) -> dict[Stream, StreamState]:
+        return {s: self.found[s] for s in wanted if s in self.found}
+
+
+class Behind:
+    """The desk's node with a way to catch up."""
+
+    def __init__(self, desk: Desk, elsewhere: Elsewhere, board: FakeBoard, keys: Path) -> None:
+        self.desk, self.elsewhere, self.board = desk, elsewhere, board
+        peers = {"busan": PeerRegion(redis="redis://peer:x@127.0.0.1:1", nodes={PEER: "there"})}
+        desk.node.settings = desk.node.settings.model_copy(update={"peers": peers})
+        redis: Any = board  # of BoardReader, only what is asked here
+        wan: Any = elsewhere  # of Transport and Peer, calls only
+        self.catch_up = CatchUp(desk.node, desk.tailer, wan, Keyring(keys, "seoul"), redis, desk.region)
+
+    async def rounds(self, count: int, age_s: float = 0.0) -> None:
+        """So many seconds go by."""
+        for _ in range(count):
+            await self.catch_up.round([self.elsewhere.entry(age_s)])
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(path, SystemIds(), SHARDS)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def behind(d: Desk, tmp_path: Path) -> AsyncIterator[Behind]:
+    make_keys(tmp_path / "keys", ["seoul"])
+    async with opened(tmp_path / "elsewhere.db") as store:
+        await store.apply([decode_entry(e) for e in d.region.written], NOW_MS)
+        yield Behind(d, Elsewhere(store), FakeBoard(), tmp_path / "keys")
+
+
+async def gap_is_seen(d: Desk) -> None:
+    while not d.tailer.gaps:
+        await d.tailer.wait_for_gap()
+
+
+async def test_a_gap_is_filled_from_whoever_is_ahead_and_told_to_who_is_here(behind: Behind, pen: Pen) -> None:
+    d = behind.desk
+    anna = await d.opened(ANNA)
+    lost = [pen.message(f"trimmed {n}", BORIS) for n in range(5)]
+    written = d.region.write(*lost)
+    for entry in written:
+        d.region.written.remove(entry)
+    await behind.elsewhere.store.apply([decode_entry(e) for e in written], NOW_MS)
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(2)
+    await anna.sees("behind the gap")
+    assert anna.texts() == [f"trimmed {n}" for n in range(5)] + ["behind the gap"]
+    assert anna.skipped(*lost) == []
+    assert not d.store.vector.holes
+
+
+async def test_a_gap_that_nobody_can_fill_becomes_a_hole_and_the_holder_fills_it_when_it_returns(
+    behind: Behind, pen: Pen
+) -> None:
+    d = behind.desk
+    anna = await d.opened(ANNA)
+    entries = d.region.write(pen.message("only in busan", BORIS))
+    d.region.written.remove(entries[0])
+    stream, position = entries[0].stream, entries[0].position
+    behind.elsewhere.away = True
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+    assert d.store.vector.holes == {Hole(stream.origin, stream.shard, position, position)}
+
+    behind.elsewhere.away = False
+    await behind.elsewhere.store.apply([decode_entry(e) for e in entries], NOW_MS)
+    await behind.rounds(2)
+    await anna.sees("only in busan")
+    assert not d.store.vector.holes
+
+
+async def test_a_gap_is_not_passed_while_its_holder_lives(behind: Behind, pen: Pen) -> None:
+    d = behind.desk
+    entries = d.region.write(pen.message("only in busan", BORIS))
+    d.region.written.remove(entries[0])
+    await behind.elsewhere.store.apply([decode_entry(e) for e in entries], NOW_MS)
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6)
+    assert not d.store.vector.holes
+    assert "Export" in behind.elsewhere.asked
+
+
+async def test_a_hole_that_an_own_stream_holds_by_now_is_read_from_there(behind: Behind, pen: Pen) -> None:
+    d = behind.desk
+    anna = await d.opened(ANNA)
+    entries = d.region.write(pen.message("came late", BORIS))
+    d.region.written.remove(entries[0])
+    stream, position = entries[0].stream, entries[0].position
+    behind.elsewhere.away = True
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+    assert d.store.vector.holes
+
+    d.region.written.insert(0, entries[0])
+    behind.board.found[stream] = StreamState(last=position + 1, length=2, bytes=100, floor=position - 1)
+    await behind.rounds(1, age_s=30)
+    await anna.sees("came late")
+    assert not d.store.vector.holes
+
+
+async def test_a_node_that_starts_takes_what_its_reachable_peers_have_before_clients_may_come(
+    behind: Behind, pen: Pen
+) -> None:
+    d = behind.desk
+    entries = d.region.write(*(pen.message(f"while it was away {n}") for n in range(7)))
+    for entry in entries:
+        d.region.written.remove(entry)
+    await behind.elsewhere.store.apply([decode_entry(e) for e in entries], NOW_MS)
+    d.node.stores = [behind.elsewhere.entry()]
+    await behind.catch_up.start()
+    assert d.store.vector.reaches(behind.elsewhere.store.vector)
+
+
+async def test_a_node_that_starts_waits_for_nobody_who_does_not_answer(behind: Behind) -> None:
+    behind.elsewhere.away = True
+    await behind.catch_up.start()
+    assert behind.elsewhere.asked == []

@@ -1,0 +1,314 @@
+"""Stories of live sessions at one node: what they are told, in which order, and what markers may say."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import pytest
+
+from evertalk.adapters.wire import decode_entry, encode_event
+from evertalk.core import limits
+from evertalk.core.board import Watermark
+from evertalk.core.clock import pack
+from evertalk.core.errors import Code
+from evertalk.core.ids import shard_of
+from evertalk.core.model import Role, Row
+from evertalk.core.vector import Vector
+from tests.adapters.store_helpers import ANNA, BORIS, CHLOE, NOW_MS, ROOM, SHARDS, Pen
+from tests.chatnode.world import DORA, Desk, club, signed
+
+
+class Gate:
+    """Stops a method of an object, before or after it has done its work."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: object, name: str, after: bool = False) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        original = getattr(owner, name)
+
+        async def gated(*args: Any) -> Any:
+            result = await original(*args) if after else None
+            self.reached.set()
+            await self.open.wait()
+            return result if after else await original(*args)
+
+        patch.setattr(owner, name, gated)
+
+
+# ---------------------------------------------------------------- deliveries and markers
+
+
+async def test_members_are_told_and_others_are_not(d: Desk, pen: Pen) -> None:
+    anna, boris, chloe = [await d.opened(who) for who in (ANNA, BORIS, CHLOE)]
+    await d.wrote(club(pen.message("in the club")), pen.message("in the room"))
+    await anna.sees("in the room")
+    await boris.sees("in the room")
+    await chloe.sees("in the room")
+    assert anna.texts() == boris.texts() == ["in the club", "in the room"]
+    assert chloe.texts() == ["in the room"]
+
+
+async def test_a_session_is_not_told_what_it_said_but_the_accounts_other_sessions_are(d: Desk, pen: Pen) -> None:
+    phone, desktop = await d.opened(ANNA), await d.opened(ANNA)
+    phone.say(signed(pen.message("from my phone"), phone))
+    await desktop.sees("from my phone")
+    await phone.answered(1)
+    await d.wrote(pen.message("later", BORIS))
+    await phone.sees("later")
+    assert phone.texts() == ["later"]
+
+
+async def test_nobody_hides_a_message_by_putting_the_readers_session_on_it(d: Desk, pen: Pen) -> None:
+    """Sessions are no secret: every event carries its author's."""
+    anna = await d.opened(ANNA)
+    hidden = encode_event(dataclasses.replace(pen.message("hidden", BORIS), session=anna.session))
+    await d.wrote(hidden)
+    await d.wrote(pen.message("plain", BORIS))
+    await anna.sees("plain")
+    assert anna.texts() == ["hidden", "plain"]
+    await anna.hang_up()
+    back = await d.opened(ANNA, anna.session, anna.have_at_hello())
+    await back.sees("plain")
+    assert back.texts() == ["hidden", "plain"]
+
+
+async def test_a_marker_comes_behind_the_last_event_and_passes_nothing(d: Desk, pen: Pen) -> None:
+    anna = await d.opened(ANNA)
+    anna.reading.clear()  # so that several frames are needed for what waits
+    said = [pen.message(f"{n} " + "x" * 8000, BORIS) for n in range(100)]
+    reached = await d.wrote(*said, *(club(pen.message(f"{n} in the club", BORIS)) for n in range(100)))
+    anna.reading.set()
+    await anna.sees("99 in the club")
+    d.hub.beat_all()
+    await anna.until(lambda: anna.have().reaches(reached))
+    assert anna.skipped(*said) == []
+    assert len(anna.texts()) == 200
+    assert sum(bool(f.deliveries) for f in anna.frames) > 2
+
+
+async def test_a_heartbeat_amid_a_fan_out_carries_no_marker_beyond_it(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = await d.opened(ANNA)
+    await d.wrote(pen.message("so that the room is known", BORIS))
+    gate = Gate(monkeypatch, d.store, "conversation")
+    first, second = pen.message("handed out already", BORIS), club(pen.message("not yet handed out", BORIS))
+    d.region.write(first, second)
+    await gate.reached.wait()
+    d.hub.beat_all()
+    await anna.until(lambda: anna.frames[-1].HasField("heartbeat"))
+    gate.open.set()
+    await anna.sees("not yet handed out")
+    assert anna.skipped(first, second) == []
+
+
+async def test_a_session_that_opens_amid_a_fan_out_misses_nothing_that_markers_pass(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chloe = await d.opened(CHLOE)
+    await d.wrote(pen.message("so that the room is known", BORIS))
+    gate = Gate(monkeypatch, d.store, "conversation")
+    first, second = pen.message("handed out already", BORIS), club(pen.message("not yet handed out", BORIS))
+    d.region.write(first, second)
+    await gate.reached.wait()
+    calling = d.call(ANNA)
+    await chloe.sees("handed out already")
+    gate.open.set()
+    await calling.greeted()
+    await d.wrote(pen.message("later", BORIS))
+    await calling.sees("later")
+    d.hub.beat_all()
+    await calling.until(lambda: calling.frames[-1].HasField("heartbeat"))
+    assert calling.skipped(first, second) == []
+
+
+async def test_a_session_that_opens_amid_an_import_misses_nothing_that_markers_pass(d: Desk, pen: Pen) -> None:
+    """Pages of another store's Export are handed out one by one, and the vector moves behind the last (R9)."""
+    key = ("busan-01B", shard_of(ROOM, SHARDS))
+    said = pen.message("said in busan", BORIS)
+    async with d.node.writing:
+        rows = [Row(said, pack(NOW_MS), ((key[0], 1),))]
+        await d.tailer.imported(await d.store.import_rows(rows, NOW_MS))
+    anna = await d.opened(ANNA)
+    async with d.node.writing:
+        await d.store.finish_import("busan-1", "life", 1, Vector({key: 1}), ())
+        d.tailer.import_finished()
+    d.hub.beat_all()
+    await anna.until(lambda: anna.frames[-1].HasField("heartbeat"))
+    assert anna.have_at_hello()[key] or not anna.have()[key] or anna.texts() == ["said in busan"]
+
+
+async def test_who_joins_gets_the_page_before_a_marker_says_so(d: Desk, pen: Pen) -> None:
+    old = [pen.message(f"old {n}", BORIS) for n in range(3)]
+    await d.wrote(*old)
+    dora = await d.opened(DORA)
+    joining = pen.membership(DORA, Role.MEMBER, 1)
+    reached = await d.wrote(joining)
+    reached.merge(await d.wrote(pen.message("welcome")))
+    await dora.sees("welcome")
+    d.hub.beat_all()
+    await dora.until(lambda: dora.have().reaches(reached))
+    assert dora.texts() == ["old 0", "old 1", "old 2", "welcome"]
+    assert dora.skipped(joining) == []
+    page_ends = next(i for i, f in enumerate(dora.frames) if any("old 2" in str(x) for x in f.deliveries))
+    for frame in dora.frames[1:page_ends]:
+        assert not frame.HasField("marker")
+
+
+async def test_who_has_left_hears_of_that_and_of_nothing_more(d: Desk, pen: Pen) -> None:
+    anna, chloe = await d.opened(ANNA), await d.opened(CHLOE)
+    leaving = pen.membership(CHLOE, Role.NONE, 1, sender=CHLOE)
+    await d.wrote(leaving)
+    await chloe.until(lambda: leaving.id in [a.event.id for a in chloe.shown()])
+    behind_her_back = [pen.membership(DORA, Role.MEMBER, 1), pen.title("without chloe"), pen.message("she is gone")]
+    await d.wrote(*behind_her_back)
+    await anna.sees("she is gone")
+    d.hub.beat_all()
+    await chloe.until(lambda: chloe.frames[-1].HasField("heartbeat"))
+    assert [a.event.id for a in chloe.shown()] == [leaving.id]
+
+
+# ---------------------------------------------------------------- resume
+
+
+async def test_a_resume_brings_what_was_missed_then_what_is_new_each_once(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await d.opened(ANNA)
+    await d.wrote(pen.message("seen", BORIS))
+    await line.sees("seen")
+    await line.hang_up()
+    await d.wrote(*(pen.message(f"missed {n}", BORIS) for n in range(3)))
+    gate = Gate(monkeypatch, d.store, "resume", after=True)
+    back = await d.opened(ANNA, line.session, line.have())
+    await gate.reached.wait()
+    reached = await d.wrote(pen.message("new", BORIS))
+    gate.open.set()
+    await back.sees("new")
+    d.hub.beat_all()
+    await back.until(lambda: back.have().reaches(reached))
+    assert back.texts() == ["missed 0", "missed 1", "missed 2", "new"]
+
+
+async def test_what_is_said_while_a_resume_waits_for_its_need_comes_once(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, d.node, "wait_for")
+    back = await d.opened(ANNA, have=Vector())
+    await gate.reached.wait()
+    await d.wrote(pen.message("meanwhile", BORIS))
+    gate.open.set()
+    await back.until(lambda: back.have())  # the pages are behind it
+    await d.wrote(pen.message("then", BORIS))
+    await back.sees("then")
+    assert back.texts() == ["meanwhile", "then"]
+
+
+async def test_a_resume_that_needs_what_is_not_here_says_gap_and_goes_on(d: Desk, pen: Pen) -> None:
+    await d.wrote(pen.message("here", BORIS))
+    elsewhere = Vector({("busan-01B", shard_of(ROOM, SHARDS)): 7})
+    back = d.call(ANNA, have=Vector(), need=elsewhere)
+    await back.sees("here")
+    gaps = [frame for frame in back.frames if frame.HasField("gap")]
+    assert len(gaps) == 1
+    assert [o.origin for o in gaps[0].gap.missing.origins] == ["busan-01B"]
+    assert back.frames.index(gaps[0]) < next(i for i, f in enumerate(back.frames) if f.deliveries)
+
+
+# ---------------------------------------------------------------- bounds (P8)
+
+
+async def test_a_reader_that_stalls_is_cut_by_name_and_nobody_else_waits(d: Desk, pen: Pen) -> None:
+    stalled, healthy = await d.opened(ANNA), await d.opened(CHLOE)
+    stalled.reading.clear()
+    count = limits.SESSION_QUEUE_BYTES // 8000 + 70
+    for n in range(count):
+        await d.wrote(pen.message(f"{n} " + "x" * 8000, BORIS))
+    assert (await stalled.ended()).code is Code.SLOW_READER
+    await healthy.until(lambda: len(healthy.texts()) == count)
+    assert len(d.hub) == 1
+    stalled.reading.set()
+    back = await d.opened(ANNA, stalled.session, stalled.have())
+    await back.until(lambda: len(set(back.texts())) == count)
+    assert back.texts() == healthy.texts()
+
+
+async def test_a_reader_that_is_cut_hears_of_no_marker_beyond_what_it_was_sent(d: Desk, pen: Pen) -> None:
+    """What its queue held is thrown away with it: a heartbeat that is due just then must not say that it came."""
+    anna = await d.opened(ANNA)
+    await d.wrote(pen.message("so that the room is known", BORIS))
+    await anna.sees("so that the room is known")
+    burst = [pen.message(f"{n} " + "x" * 8000, BORIS) for n in range(limits.SESSION_QUEUE_BYTES // 8000 + 2)]
+    async with d.node.writing:  # all of it is handed out at one go, as after an import
+        entries = d.region.write(*burst)
+        applied = await d.store.apply([decode_entry(e) for e in entries], d.clock.wall_ms())
+        await d.hub.fan_out(applied)
+        for entry in entries:
+            d.node.fanned.advance(entry.stream.origin, entry.stream.shard, entry.position)
+        d.hub.beat_all()
+    assert (await anna.ended()).code is Code.SLOW_READER
+    assert anna.skipped(*burst) == []
+
+
+async def test_a_client_that_takes_no_acknowledgements_is_not_read_for_ever(d: Desk, pen: Pen) -> None:
+    """Else what waits to be told to it grows as long as it likes to send."""
+    anna, boris = await d.opened(ANNA), await d.opened(BORIS)
+    anna.say(signed(pen.message("so that the room is known"), anna))
+    await anna.answered(1)
+    anna.reading.clear()
+    a_frame, frames = 256, 4 * limits.SESSION_UNACKED // 256
+    for n in range(frames):
+        said = [signed(pen.message("x"), anna) for _ in range(a_frame)]
+        anna.say(*said, first_seq=2 + n * a_frame)
+    taken, rounds = -1, 0
+    while anna.taken != taken:  # until the node reads no more of it, while it serves another
+        taken = anna.taken
+        for _ in range(10):
+            rounds += 1
+            boris.say(signed(pen.message("tick", BORIS), boris), first_seq=rounds)
+            await boris.answered(rounds)
+    assert (anna.taken - 2) * a_frame <= 2 * limits.SESSION_UNACKED + a_frame
+
+
+async def test_a_session_that_has_left_leaves_nothing_behind(d: Desk, pen: Pen) -> None:
+    made_up = Vector({(f"busan-{n:026d}", 0): 1 for n in range(100)})
+    anna = d.call(ANNA, awaiting=made_up)
+    await anna.greeted()
+    anna.say(signed(pen.message("hello"), anna))
+    await anna.answered(1)
+    await anna.hang_up()
+    assert len(d.hub) == 0
+    assert not d.hub._awaiting
+
+
+async def test_a_session_that_was_told_all_is_replicated_leaves_nothing_behind(d: Desk, pen: Pen) -> None:
+    anna = await d.opened(ANNA)
+    d.node.marks.note(Watermark("seoul", "life", d.region.origin, shard_of(ROOM, SHARDS), 1000))  # ahead of the ack
+    anna.say(signed(pen.message("hello"), anna))
+    await anna.until(lambda: any(f.HasField("replicated") for f in anna.frames))
+    await anna.hang_up()
+    assert not d.hub._awaiting
+
+
+# ---------------------------------------------------------------- the end
+
+
+async def test_a_drain_says_go_away_behind_the_last_delivery_with_a_marker(d: Desk, pen: Pen) -> None:
+    anna = await d.opened(ANNA)
+    anna.reading.clear()
+    reached = await d.wrote(*(pen.message(f"m{n}", BORIS) for n in range(5)))
+    draining = asyncio.create_task(d.hub.drain(20.0))
+    anna.reading.set()
+    await anna.until(lambda: anna.frames[-1].HasField("go_away"))
+    assert anna.texts() == [f"m{n}" for n in range(5)]
+    assert anna.have().reaches(reached)
+    await anna.hang_up()
+    await draining
+
+
+async def test_a_node_that_drains_or_has_no_log_takes_no_sessions(d: Desk) -> None:
+    d.node.draining = True
+    assert (await d.call(ANNA).ended()).code is Code.DRAINING
+    d.node.draining, d.node.origin = False, ""
+    assert (await d.call(ANNA).ended()).code is Code.CATCHING_UP
