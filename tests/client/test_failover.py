@@ -250,6 +250,31 @@ async def test_an_overloaded_node_that_then_hangs_is_not_hedged() -> None:
 
 
 @virtual
+async def test_a_region_whose_log_is_full_is_left_at_once() -> None:
+    world = World()
+    async with world.client() as chat:
+        await chat.send(ROOM, "before")
+        world["seoul-1"].policy = refuse(Code.LOG_FULL)
+        assert await gap_of_a_send(world, chat, "after") < 0.5
+        assert chat.region == "busan"
+    assert world.busan.texts() == ["before", "after"]
+
+
+@virtual
+async def test_regions_that_are_all_full_are_not_run_to_and_fro() -> None:
+    world = World()
+    async with world.client() as chat:
+        for node in ("seoul-1", "busan-1"):
+            world[node].policy = refuse(Code.LOG_FULL)
+        greeted = sum(world[node].greeted for node in ("seoul-1", "busan-1"))
+        posted = await chat.post(ROOM, "there is room nowhere")
+        await asyncio.sleep(20)
+        assert sum(world[node].greeted for node in ("seoul-1", "busan-1")) - greeted <= 11
+        world["busan-1"].policy = world["seoul-1"].policy = None
+        await posted.accepted
+
+
+@virtual
 async def test_a_home_that_hangs_is_asked_seldom() -> None:
     world = World()
     async with world.client(failback=True):

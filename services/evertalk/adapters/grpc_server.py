@@ -45,7 +45,7 @@ _STATUS = {
 }
 
 #: service -> [(method, attribute of the service object, request class)]
-_UNARY: dict[str, list[tuple[str, str, Any]]] = {
+UNARY: dict[str, list[tuple[str, str, Any]]] = {
     "evertalk.v1.ChatService": [
         ("History", "history", chat_pb2.HistoryRequest),
         ("ListConversations", "list_conversations", chat_pb2.ListConversationsRequest),
@@ -156,7 +156,7 @@ class Server(HealthServer):
 
     def __init__(self, listen: str, service: Any) -> None:
         super().__init__(listen)
-        for name, methods in _UNARY.items():
+        for name, methods in UNARY.items():
             handlers: dict[str, Any] = {
                 method: grpc.unary_unary_rpc_method_handler(
                     _unary(getattr(service, attribute), request), None, _serialize
@@ -167,7 +167,7 @@ class Server(HealthServer):
                 handlers["Session"] = grpc.stream_stream_rpc_method_handler(_session(service.session), None, _serialize)
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
-    async def start(self, names: tuple[str, ...] = tuple(_UNARY)) -> None:
+    async def start(self, names: tuple[str, ...] = tuple(UNARY)) -> None:
         """Listen; raises OSError as HealthServer does."""
         await super().start(names)
 

@@ -28,7 +28,8 @@ _OPTIONS = [
     ("grpc.max_send_message_length", limits.MAX_GRPC_BYTES),
     # The SDK has its own backoff: a node that is back must not wait for the channel's.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name: how long connecting may take. A slow link or a busy node is not a dead one.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),  # nothing is sent twice behind the outbox's back
     ("grpc.enable_http_proxy", 0),
@@ -45,7 +46,7 @@ def _responses() -> dict[str, Any]:
     return found
 
 
-_RESPONSES = _responses()
+RESPONSES = _responses()
 
 
 def error_of(error: grpc.aio.AioRpcError, address: str) -> Refused | PeerUnavailable:
@@ -138,7 +139,7 @@ class GrpcPeer:
         stub = self._open().unary_unary(
             f"/{method}",
             request_serializer=type(request).SerializeToString,
-            response_deserializer=_RESPONSES[method].FromString,
+            response_deserializer=RESPONSES[method].FromString,
         )
         try:
             return await stub(request, timeout=timeout_s, metadata=_metadata(token))
@@ -170,7 +171,7 @@ class GrpcTransport:
     """
 
     def __init__(self, options: list[tuple[str, Any]] | None = None) -> None:
-        self._options = _OPTIONS + (options or [])
+        self._options = list({**dict(_OPTIONS), **dict(options or [])}.items())  # of two alike gRPC takes the first
         self._channels: dict[str, tuple[grpc.aio.Channel, int]] = {}
 
     def peer(self, address: str) -> GrpcPeer:

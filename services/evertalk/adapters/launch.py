@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -27,14 +29,28 @@ class BadSettings(EvertalkError):
     """A setting is missing or makes no sense; the sentence names the variable, and never its value."""
 
 
+#: Names a directory with settings that are no business of the environment's: a file `evertalk_redis` and so on.
+SECRETS_VARIABLE = "EVERTALK_SECRETS"
+_LOOK_S = 2.0
+
+
+def secrets_directory() -> Path | None:
+    """Where settings lie besides the environment, if anywhere."""
+    named = os.environ.get(SECRETS_VARIABLE)
+    return Path(named) if named else None
+
+
 def load(kind: type[S]) -> S:
-    """Settings from the environment.
+    """Settings from the environment, and from the files of the directory that EVERTALK_SECRETS names.
 
     Raises:
         BadSettings
     """
+    secrets = secrets_directory()
+    if secrets is not None and not secrets.is_dir():
+        raise BadSettings(f"{SECRETS_VARIABLE}: there is no directory {secrets}")
     try:
-        return kind()
+        return kind(_secrets_dir=secrets)
     except ValidationError as error:
         wrong = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].lower()}" for e in error.errors(include_input=False)]
         raise BadSettings("; ".join(wrong)) from error
@@ -42,6 +58,21 @@ def load(kind: type[S]) -> S:
         field = str(error).split('"')[1:2]
         name = f"{_PREFIX}{field[0].upper()}" if field else "a setting"
         raise BadSettings(f"{name}: it is not the JSON that it should be") from error
+
+
+async def until_changed() -> None:
+    """Until a file in the directory of secrets says something else than now; for ever if there is no such directory."""
+    secrets = secrets_directory()
+    if secrets is None:
+        await asyncio.Event().wait()
+        return
+    first = _contents(secrets)
+    while _contents(secrets) == first:  # noqa: ASYNC110  nobody tells of a changed file
+        await asyncio.sleep(_LOOK_S)
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("evertalk_*")) if path.is_file()}
 
 
 def log_to_stderr(level: str) -> None:

@@ -13,12 +13,6 @@ _hasher = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
 _slots = asyncio.Semaphore(2)
 
 
-async def hash_password(password: str) -> str:
-    """PHC string of a new salted hash."""
-    async with _slots:
-        return await asyncio.to_thread(_hasher.hash, password)
-
-
 def _verify(phc: str, password: str) -> bool:
     try:
         return _hasher.verify(phc, password)
@@ -26,7 +20,15 @@ def _verify(phc: str, password: str) -> bool:
         return False
 
 
-async def verify_password(phc: str, password: str) -> bool:
-    """True if the password fits."""
-    async with _slots:
-        return await asyncio.to_thread(_verify, phc, password)
+class Argon2:
+    """The Passwords port."""
+
+    async def hash(self, password: str) -> str:
+        """PHC string of a new salted hash."""
+        async with _slots:
+            return await asyncio.to_thread(_hasher.hash, password)
+
+    async def verify(self, phc: str, password: str) -> bool:
+        """True if the password fits."""
+        async with _slots:
+            return await asyncio.to_thread(_verify, phc, password)

@@ -97,18 +97,46 @@ def server_config(
     bind: str = "127.0.0.1",
     admin_password: str = "",
 ) -> str:
-    """Text of a configuration file for Redis 7.0 or newer and Valkey 7.2 or newer.
+    """Text of a configuration file for Redis 7.0 or newer and Valkey 7.2 or newer, users included.
 
     Args:
         directory: where the server keeps its append-only file; it must exist.
         port: TCP port.
-        node_password: of the user `node`, who may do all that nodes and replicators do.
-        peer_password: of the user `peer`, who only reads: for other regions.
+        node_password, peer_password, admin_password: as in `users`.
         maxmemory: bytes beyond which writes are refused; 0 for no limit.
         bind: address to listen on.
+    """
+    return _text([*_settings(directory, port, maxmemory, bind), *users(node_password, peer_password, admin_password)])
+
+
+def server_config_with_acl_file(directory: Path, port: int, acl_file: str, maxmemory: int, bind: str) -> str:
+    """The same with the users in a file of their own."""
+    return _text([*_settings(directory, port, maxmemory, bind), f"aclfile {_quoted(acl_file)}"])
+
+
+def users(node_password: str, peer_password: str, admin_password: str = "") -> list[str]:
+    """The lines of Redis's users, as a configuration or an ACL file holds them.
+
+    Args:
+        node_password: of the user `node`, who may do all that nodes and replicators do.
+        peer_password: of the user `peer`, who only reads: for other regions.
         admin_password: of a user `admin` who may do everything, for drills; "" for no such user.
     """
     lines = [
+        # Nobody can log in as `default`, but it keeps its rights: most versions load their own file with them,
+        # and drop what scripts wrote if they do not suffice (valkey-io/valkey#3983, redis/redis#14541).
+        "user default off resetpass ~* &* +@all",
+        f"user node on {_hashed(node_password)} ~* &* +@all -@dangerous {_allowed(_NODE_MAY)}",
+        f"user peer on {_hashed(peer_password)} %R~* resetchannels &{keys.WATERMARKS} &{keys.RELAYED} -@all"
+        f" {_allowed(_PEER_MAY)}",
+    ]
+    if admin_password:
+        lines.append(f"user admin on {_hashed(admin_password)} ~* &* +@all")
+    return lines
+
+
+def _settings(directory: Path, port: int, maxmemory: int, bind: str) -> list[str]:
+    return [
         f"bind {bind}",
         f"port {port}",
         f"dir {_quoted(str(directory))}",
@@ -130,15 +158,10 @@ def server_config(
         "hz 1",
         "dynamic-hz yes",
         "tcp-keepalive 30",
-        # Nobody can log in as `default`, but it keeps its rights: most versions load their own file with them,
-        # and drop what scripts wrote if they do not suffice (valkey-io/valkey#3983, redis/redis#14541).
-        "user default off resetpass ~* &* +@all",
-        f"user node on {_hashed(node_password)} ~* &* +@all -@dangerous {_allowed(_NODE_MAY)}",
-        f"user peer on {_hashed(peer_password)} %R~* resetchannels &{keys.WATERMARKS} &{keys.RELAYED} -@all"
-        f" {_allowed(_PEER_MAY)}",
     ]
-    if admin_password:
-        lines.append(f"user admin on {_hashed(admin_password)} ~* &* +@all")
+
+
+def _text(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 

@@ -49,6 +49,7 @@ class RegionSettings(BaseSettings):
     log_cap_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)  # per stream; beyond it peers are let go
     log_keep: int = Field(1000, ge=0)  # entries kept for readers even when all stores hold them
     log_keep_s: float = Field(3600.0, gt=0)  # retention: older entries go, whoever is behind but own stores (P9)
+    clock_file: Path | None = None  # for drills: milliseconds by which this process's clock is wrong
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

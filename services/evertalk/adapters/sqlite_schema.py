@@ -104,6 +104,12 @@ def migrations() -> list[str]:
     return [f.read_text(encoding="utf-8") for f in files]
 
 
+def check_wal(db: sqlite3.Connection, path: Path) -> None:
+    """Raises StoreError where SQLite cannot have its write-ahead log: a crash could then damage the file."""
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        raise StoreError(f"the store {path} lies on a file system without SQLite's write-ahead log")
+
+
 def prepare(db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[[], str]) -> None:
     """Bring the file to the current schema and check that it is this cluster's.
 
@@ -119,8 +125,6 @@ def prepare(db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[
     empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if application != APPLICATION_ID and not (empty and version == 0):
         raise StoreError(f"{path} is a SQLite file but no Evertalk store")
-    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        raise StoreError(f"the store {path} lies on a file system without SQLite's write-ahead log")
     scripts = migrations()
     if version > len(scripts):
         raise StoreError(f"the store {path} has schema {version}, newer than {len(scripts)} of this program")

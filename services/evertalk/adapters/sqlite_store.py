@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from evertalk.adapters import sqlite_read, sqlite_resume
-from evertalk.adapters.sqlite_schema import READER, WRITER, Connection, connect, discard, prepare
+from evertalk.adapters.sqlite_schema import READER, WRITER, check_wal, connect, discard, prepare
 from evertalk.adapters.sqlite_write import Writer
 from evertalk.core.model import Applied, Entry, Row
 from evertalk.core.vector import Hole, Vector
@@ -22,7 +23,15 @@ from evertalk.ports import (
     ResumePage,
 )
 
-__all__ = ["SqliteStore", "discard"]
+__all__ = ["Runner", "SqliteStore", "discard"]
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """A connection as the store uses it: one call is one hand-over, in order, done even if its caller is cancelled."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
 class SqliteStore:
@@ -34,9 +43,9 @@ class SqliteStore:
     def __init__(
         self,
         stack: AsyncExitStack,
-        writer: Connection,
+        writer: Runner,
         writing: Writer,
-        readers: tuple[Connection, Connection],
+        readers: tuple[Runner, Runner],
         shards: int,
     ) -> None:
         self._stack = stack
@@ -60,6 +69,7 @@ class SqliteStore:
         async with AsyncExitStack() as stack:
             writer = await connect(path, WRITER)
             stack.push_async_callback(writer.close)
+            await writer.run(lambda db: check_wal(db, path))
             await writer.run(lambda db: prepare(db, path, shards, ids.ulid))
             writing = await writer.run(Writer)
             readers = []

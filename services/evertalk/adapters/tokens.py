@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +53,18 @@ def make_keys(directory: Path, regions: list[str]) -> None:
     (directory / "public.json").write_text(json.dumps({"keys": public}, indent=1))
 
 
+def share_public_keys(directories: Sequence[Path]) -> None:
+    """Each region gets every region's public key; no directory ever holds another's private one."""
+    found: dict[str, Any] = {}
+    for directory in directories:
+        for key in json.loads((directory / "public.json").read_text())["keys"]:
+            found.setdefault(key["kid"], key)
+    for directory in directories:
+        fresh = directory / "public.json.new"
+        fresh.write_text(json.dumps({"keys": list(found.values())}, indent=1))
+        fresh.replace(directory / "public.json")  # at once: nodes may be reading
+
+
 class BadKeys(EvertalkError):
     """The keys of a region cannot be read; the sentence names the file."""
 
@@ -74,9 +86,18 @@ class Keyring:
     """
 
     def __init__(self, directory: Path, region: str) -> None:
+        self._directory = directory
         self._region = region
         self._private = _read(directory / f"{region}.private.json", OKPKey.import_key)
-        self._public = _read(directory / "public.json", KeySet.import_key_set)
+        self.read()
+
+    def read(self) -> None:
+        """Take in the public keys of regions that have joined.
+
+        Raises:
+            BadKeys
+        """
+        self._public = _read(self._directory / "public.json", KeySet.import_key_set)
 
     def mint(self, subject: str, scope: str, now_ms: int, life_s: float = limits.TOKEN_LIFE_S) -> tuple[str, int]:
         """A token and when it expires (ms)."""

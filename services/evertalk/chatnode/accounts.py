@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from evertalk.adapters.passwords import hash_password, verify_password
 from evertalk.adapters.tokens import USER, Claims, Keyring
 from evertalk.adapters.wire import encode_event
 from evertalk.chatnode.batcher import Batcher, Pending, refusal_of
@@ -14,7 +13,7 @@ from evertalk.core.errors import Code, LogError, Refused
 from evertalk.core.ids import account_of, fold_handle, handle_scope, normalize_handle, shard_of
 from evertalk.core.model import Account, Durability, Event, HandleClaim, Kind, Record
 from evertalk.core.vector import Vector
-from evertalk.ports import AccountState
+from evertalk.ports import AccountState, Passwords
 from evertalk.v1 import accounts_pb2
 
 _REPLICATED_S = 2.0
@@ -26,10 +25,11 @@ _HASHES_WAITING = 200
 class Accounts:
     """AccountService of one node."""
 
-    def __init__(self, node: Node, batcher: Batcher, keyring: Keyring) -> None:
+    def __init__(self, node: Node, batcher: Batcher, keyring: Keyring, passwords: Passwords) -> None:
         self._node = node
         self._batcher = batcher
         self._keyring = keyring
+        self._passwords = passwords
         self._hashing = 0
         self._registering = asyncio.Lock()  # two at once on one node must not both find a handle free
         self.replicated = asyncio.Condition()
@@ -175,7 +175,7 @@ class Accounts:
         self._crowded()
         self._hashing += 1
         try:
-            return await hash_password(password)
+            return await self._passwords.hash(password)
         finally:
             self._hashing -= 1
 
@@ -183,7 +183,7 @@ class Accounts:
         self._crowded()
         self._hashing += 1
         try:
-            return await verify_password(state.password_hash, password)
+            return await self._passwords.verify(state.password_hash, password)
         finally:
             self._hashing -= 1
 

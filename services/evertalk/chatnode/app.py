@@ -7,29 +7,20 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from evertalk.adapters.clock import SystemClock, SystemIds
+from evertalk.adapters import launch
+from evertalk.adapters.clock import SystemIds, clock_of
 from evertalk.adapters.grpc_server import Server
 from evertalk.adapters.grpc_transport import GrpcTransport
+from evertalk.adapters.passwords import Argon2
 from evertalk.adapters.redis_board import RedisBoard
 from evertalk.adapters.redis_log import RedisLog
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.adapters.settings import NodeSettings
 from evertalk.adapters.sqlite_store import SqliteStore
-from evertalk.adapters.tokens import Keyring
-from evertalk.chatnode.accounts import Accounts
-from evertalk.chatnode.batcher import Batcher
-from evertalk.chatnode.catchup import CatchUp
-from evertalk.chatnode.hub import Hub
-from evertalk.chatnode.node import Node, State
-from evertalk.chatnode.queries import Queries
-from evertalk.chatnode.service import Service
-from evertalk.chatnode.tail import Tailer
-from evertalk.chatnode.upkeep import Upkeep
+from evertalk.adapters.tokens import BadKeys, Keyring
+from evertalk.chatnode.node import Node
+from evertalk.chatnode.parts import Parts, World
 from evertalk.core.errors import Refused, StoreDamaged
-from evertalk.core.replication import Watermarks
-
-_DRAIN_S = 3.0
-_FINISH_S = 1.0
 
 
 async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
@@ -38,33 +29,43 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     Raises:
         UnsafeRedis, ShardsMismatch, StoreError, OSError: it cannot serve; the sentence says why.
     """
-    clock, ids = SystemClock(), SystemIds()
+    clock, ids = clock_of(settings.clock_file), SystemIds()
     async with AsyncExitStack() as stack:
         keyring = Keyring(settings.keys, settings.region)
         store = await _open_store(settings, ids)
         stack.push_async_callback(store.close)
-        node = Node(settings, clock, ids, store, Watermarks(settings.copies))
-        node.fanned = store.vector.copy()
         board = RedisBoard(settings.redis, settings.region)
         stack.push_async_callback(board.close)
-        tail = RedisTail(settings.redis)
+        tail, again = RedisTail(settings.redis), RedisTail(settings.redis)
         stack.push_async_callback(tail.close)
-        hub = Hub(node)
-        batcher = Batcher(node, RedisLog(settings.redis, settings.region, settings.shards, ids), hub.cut_all)
-        hub.batcher = batcher
-        tailer = Tailer(node, tail, hub, batcher.suspect)
-        batcher.unread = tailer.lag
-        again = RedisTail(settings.redis)
         stack.push_async_callback(again.close)
-        catch_up = CatchUp(node, tailer, GrpcTransport(), keyring, board, again)
-        stack.push_async_callback(catch_up.close)
-        batcher.catch_up = catch_up.start
-        accounts = Accounts(node, batcher, keyring)
-        upkeep = Upkeep(node, board, hub, accounts, tailer, catch_up)
-        server = Server(settings.listen, Service(node, hub, accounts, Queries(node, hub, board), keyring))
+        log = RedisLog(settings.redis, settings.region, settings.shards, ids)
+        world = World(clock, ids, store, log, tail, again, board, GrpcTransport(), keyring, Argon2())
+        parts = Parts(settings, world)
+        stack.push_async_callback(parts.catch_up.close)
+        server = Server(settings.listen, parts.service)
         await server.start()
         stack.push_async_callback(server.stop)
-        await _serve(node, batcher, tailer, catch_up, upkeep, hub, server, stop)
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(_follow(parts.node, keyring))
+            try:
+                await parts.run(server, stop)
+            finally:
+                following.cancel()
+
+
+async def _follow(node: Node, keyring: Keyring) -> None:
+    """Regions that join while this node runs are known without a restart; until cancelled."""
+    while True:
+        await launch.until_changed()
+        try:
+            fresh = launch.load(NodeSettings)
+            keyring.read()
+        except (launch.BadSettings, BadKeys) as error:
+            node.log.error("the changed configuration cannot be used", reason=str(error))
+            continue
+        node.settings = node.settings.model_copy(update={"peers": fresh.peers, "endpoints": fresh.endpoints})
+        node.log.info("the configuration has changed", peers=sorted(fresh.peers))
 
 
 async def _open_store(settings: NodeSettings, ids: SystemIds) -> SqliteStore:
@@ -77,65 +78,6 @@ async def _open_store(settings: NodeSettings, ids: SystemIds) -> SqliteStore:
         log.error("the store is damaged and is built anew", reason=str(error))
         SqliteStore.discard(path)
         return await SqliteStore.open(path, ids, settings.shards)
-
-
-async def _serve(
-    node: Node,
-    batcher: Batcher,
-    tailer: Tailer,
-    catch_up: CatchUp,
-    upkeep: Upkeep,
-    hub: Hub,
-    server: Server,
-    stop: asyncio.Event,
-) -> None:
-    async with asyncio.TaskGroup() as group:
-        work = (
-            tailer.run(),
-            upkeep.publish(),
-            upkeep.checkpoint(),
-            upkeep.watermarks(),
-            hub.beat(),
-            _commit(node, batcher, tailer, catch_up, upkeep, group),
-            _show_health(node, server),
-        )
-        loops = [group.create_task(each) for each in work]
-        await stop.wait()
-        node.log.info("draining")
-        node.draining = True
-        await server.health(False)
-        await hub.drain(_DRAIN_S)
-        try:
-            async with asyncio.timeout(_FINISH_S):
-                await batcher.finish()
-        except TimeoutError:
-            node.log.warning("some sends were not written before the end: their clients send them again")
-        for loop in loops:
-            loop.cancel()
-
-
-async def _commit(
-    node: Node, batcher: Batcher, tailer: Tailer, catch_up: CatchUp, upkeep: Upkeep, group: asyncio.TaskGroup
-) -> None:
-    await batcher.claim()
-    await catch_up.start()
-    node.caught_up = True
-    rounds = group.create_task(upkeep.catch_up())
-    try:
-        await batcher.run()
-    finally:
-        rounds.cancel()
-
-
-async def _show_health(node: Node, server: Server) -> None:
-    """Health follows the state; until cancelled."""
-    shown: bool | None = None
-    while True:
-        serving = node.state is State.SERVING
-        if serving != shown:
-            await server.health(serving)
-            shown = serving
-        await asyncio.sleep(0.1)
 
 
 __all__ = ["Refused", "run"]

@@ -172,7 +172,7 @@ class CatchUp:
             if rounds < _HOLE_ROUNDS:
                 continue
             if await self._readable(key, mine[key] + 1, mine[key] + 1):
-                del self._tailer.gaps[key]  # its mirror has come meanwhile
+                self._tailer.gaps.pop(key, None)  # its mirror has come meanwhile
                 continue
             asked = await self.statuses()
             if any(v[key] > mine[key] for v in asked.values()):

@@ -26,7 +26,7 @@ class Hub:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._by_account: dict[bytes, list[Session]] = {}
-        self._awaiting: dict[Key, set[Session]] = {}
+        self._awaiting: dict[Key, dict[Session, None]] = {}  # ordered, or the same run would differ twice
         self._amid_import: list[Session] = []
 
     def __len__(self) -> int:
@@ -200,7 +200,7 @@ class Hub:
 
     def await_replication(self, key: Key, session: Session) -> None:
         """Tell the session when watermarks of this (origin, shard) move."""
-        self._awaiting.setdefault(key, set()).add(session)
+        self._awaiting.setdefault(key, {})[session] = None
 
     def watermarks_moved(self, keys: set[Key]) -> None:
         """Watermarks of these (origin, shard) have moved."""
@@ -212,7 +212,7 @@ class Hub:
             for session in list(waiting):
                 session.replicated()
                 if session.awaiting.get(key, 0) <= mark:
-                    waiting.discard(session)
+                    del waiting[session]
             if not waiting:
                 del self._awaiting[key]
 
@@ -220,7 +220,7 @@ class Hub:
         """It has been told, or is gone."""
         waiting = self._awaiting.get(key)
         if waiting is not None:
-            waiting.discard(session)
+            waiting.pop(session, None)
             if not waiting:
                 del self._awaiting[key]
 

@@ -102,14 +102,18 @@ class Upkeep:
 
     async def watermarks(self) -> None:
         """Listen to what the replicator announces; until cancelled."""
+        told = False  # once for each time that it goes silent
         while True:
             try:
                 async for watermarks in self._board.watermarks(relayed=True):
+                    told = False
                     moved = {(w.origin, w.shard) for w in watermarks if self._node.marks.note(w)}
                     if moved:
                         self._hub.watermarks_moved(moved)
                         async with self._accounts.replicated:
                             self._accounts.replicated.notify_all()
             except LogError as error:
-                self._node.log.warning("watermarks unavailable", reason=str(error))
+                if not told:
+                    self._node.log.warning("watermarks unavailable", reason=str(error))
+                told = True
             await asyncio.sleep(_RETRY_S)

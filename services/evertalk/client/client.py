@@ -19,6 +19,7 @@ from evertalk.client.endpoints import Directory, Endpoint, HedgeBudget
 from evertalk.client.failover import Failover
 from evertalk.client.groups import FlatGroup
 from evertalk.client.inbox import Inbox
+from evertalk.client.journal import OutboxStore
 from evertalk.client.notices import Created, Gap, Page, Person, Sent, Watch
 from evertalk.client.posted import Posted
 from evertalk.client.session import Session
@@ -59,7 +60,8 @@ class Client:
         endpoints: nodes to begin with; more are learned.
         region: preferred; "" = that of the first endpoint.
         handle, password: to sign in with; or `access_token`, which then is renewed by itself only.
-        outbox: SQLite file for what is sent and not yet known to be replicated; None = memory.
+        outbox: SQLite file, or a store of another kind, for what is sent and not yet known to be replicated;
+            None = memory.
         token: session token that the application committed with its own data (`Client.token`); None = the
             one beside the outbox, or a new session that starts at now.
         receipts: tell senders that messages have arrived here.
@@ -76,7 +78,7 @@ class Client:
         handle: str = "",
         password: str = "",
         access_token: str = "",
-        outbox: Path | None = None,
+        outbox: Path | OutboxStore | None = None,
         token: bytes | None = None,
         receipts: bool = True,
         failback: bool = True,
@@ -92,7 +94,7 @@ class Client:
         self._access = Access(self._directory, self._clock, self._ids, handle, password, access_token, start_timeout)
         self._budget = HedgeBudget()
         self._failover = Failover(self._directory, self._access, self._clock, self._ids, self._budget, failback)
-        self._store = SqliteOutbox(outbox) if outbox else None
+        self._store: OutboxStore | None = SqliteOutbox(outbox) if isinstance(outbox, Path) else outbox
         self._given = token
         self._receipts = receipts
         self._first_watch = watch

@@ -26,6 +26,7 @@ class _Why(Enum):
     HEDGE = "hedge"
     MOVE = "move"
     FAILBACK = "failback"
+    FULL = "full"
 
 
 class Failover:
@@ -136,7 +137,12 @@ class Failover:
         return [given_up]
 
     def _move(self, group: asyncio.TaskGroup, primary: Link, now: float) -> list[float]:
-        """Another stream first, then leave this one: asked to go, fallen behind, or home is well again."""
+        """Another stream first, then leave this one: its log is full, asked to go, fallen behind, home is well again."""
+        if self._full(primary):
+            if now >= self._again_s:
+                self._again_s = now + AGAIN_S  # the other region may be full too: no running to and fro
+                self._open(group, _Why.FULL)
+            return [self._again_s]
         resume = primary.dropping and not len(self.session.inbox)
         home = self._directory.region
         if primary.leave is not None or resume:
@@ -151,6 +157,10 @@ class Failover:
                 self._open(group, _Why.FAILBACK)
             return [self._failback_s]
         return []
+
+    def _full(self, primary: Link) -> bool:
+        """True if this region writes nothing more, and there is another: sends would wait for room."""
+        return self.session.outbox.full(primary.lane) and self._directory.elsewhere(primary.endpoint.region)
 
     def _plan_failback(self, now: float) -> None:
         self._failback_s = now + FAILBACK_AFTER_S * (1 + self._ids.random())
@@ -216,6 +226,8 @@ class Failover:
             return self._directory.order(only_region=self._directory.region)
         if primary is None:
             return self._directory.order()
+        if why is _Why.FULL:
+            return [e for e in self._directory.order() if e.region != primary.endpoint.region]
         if why is _Why.HEDGE:
             return self._directory.order(avoid_region=primary.endpoint.region, avoid=primary.endpoint)[:-1]
         return self._directory.order(avoid=primary.endpoint if primary.leave else None)

@@ -324,6 +324,8 @@ class Session:
                 self._clock.monotonic(), self._ids.random(),
             )
         )  # fmt: skip
+        if code == Code.LOG_FULL:
+            self._poke()  # another region may have room
         if waker := self.wakers.get(lane):
             waker.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from evertalk.cluster import guard
+from evertalk.cluster import damage, guard
 from evertalk.cluster.layout import port_is_free
 from evertalk.cluster.verbs import ClusterError, ProcessFact
 
@@ -138,6 +139,45 @@ class Child:
             raise ClusterError(f"{self.name} is alive: kill it before its disks are lost")
         for disk in self.spec.disks:
             await asyncio.to_thread(_empty, disk)
+
+    async def damage(self, way: str, seed: int) -> str:
+        """Damage its disks in one of `damage.WAYS`; a sentence that says what was done.
+
+        Raises:
+            ClusterError: it is alive, or there is nothing to damage.
+        """
+        if self.alive and way not in damage.HARMLESS:
+            raise ClusterError(f"{self.name} is alive: kill it before its disks are damaged")
+        try:
+            done = [await asyncio.to_thread(damage.do, way, disk, seed) for disk in self.spec.disks]
+        except (OSError, KeyError) as error:
+            raise ClusterError(f"{way} cannot be done to {self.name}: {error!r}") from error
+        return f"{self.name}: {'; '.join(done)}"
+
+    def fill_disk(self) -> None:
+        """No file of it may grow beyond the largest it has now (write-ahead logs apart, they come and go).
+
+        Raises:
+            ClusterError: it is dead, or this is not Linux.
+        """
+        sizes = [
+            path.stat().st_size
+            for disk in self.spec.disks
+            for path in disk.rglob("*")
+            if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+        ]
+        self._limit_files(max(sizes, default=0))
+
+    def free_disk(self) -> None:
+        """Files may grow again; nothing if it is dead."""
+        if self.pid is not None:
+            self._limit_files(-1)
+
+    def _limit_files(self, size: int) -> None:
+        if sys.platform != "linux" or self.pid is None:
+            raise ClusterError(f"the disk of {self.name} cannot be filled: it is dead, or this is not Linux")
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
 
     def send(self, number: signal.Signals) -> None:
         """Signal its process group; nothing if it is not alive."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evertalk.adapters.redis_server import server_config
-from evertalk.adapters.tokens import make_keys
+from evertalk.adapters.tokens import make_keys, share_public_keys
 from evertalk.cluster.verbs import ClusterError
 
 HOST = "127.0.0.1"
@@ -72,6 +72,11 @@ class RegionLayout:
     @property
     def keys(self) -> Path:
         return self.directory / "keys"
+
+    @property
+    def clock(self) -> Path:
+        """What its services' wall clocks are wrong by (adapters/clock.py); no file: right."""
+        return self.directory / "clock"
 
     @property
     def redis_directory(self) -> Path:
@@ -187,7 +192,7 @@ def write(layout: Layout) -> None:
             directory.mkdir(parents=True, exist_ok=True)
         make_keys(region.keys, [region.name])
         write_private(region.redis_config, _redis_config(region, layout.options))
-    _share_public_keys([region.keys for region in layout.regions.values()])
+    share_public_keys([region.keys for region in layout.regions.values()])
     write_private(layout.wan_config, json.dumps(wan_config(layout), indent=1))
 
 
@@ -201,16 +206,6 @@ def _redis_config(region: RegionLayout, options: Options) -> str:
         HOST,
         region.passwords["admin"],
     )
-
-
-def _share_public_keys(directories: Sequence[Path]) -> None:
-    """Each region gets every region's public key; no directory ever holds another's private one."""
-    found: dict[str, Any] = {}
-    for directory in directories:
-        for key in json.loads((directory / "public.json").read_text())["keys"]:
-            found.setdefault(key["kid"], key)
-    for directory in directories:
-        (directory / "public.json").write_text(json.dumps({"keys": list(found.values())}, indent=1))
 
 
 def wan_config(layout: Layout) -> dict[str, Any]:
@@ -252,6 +247,7 @@ def _region_env(layout: Layout, region: RegionLayout) -> dict[str, str]:
         "EVERTALK_REDIS": region.redis_url("node"),
         "EVERTALK_SHARDS": str(layout.shards),
         "EVERTALK_COPIES": str(layout.options.copies),
+        "EVERTALK_CLOCK_FILE": str(region.clock),
         "EVERTALK_PEERS": json.dumps(_peers(layout, region.name)),
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from evertalk.adapters.grpc_health import SERVING, health
 from evertalk.adapters.redis_server import find_server
-from evertalk.cluster import child, layout
+from evertalk.cluster import child, layout, resp
 from evertalk.cluster.child import Child, Spec
 from evertalk.cluster.layout import Layout, NodeLayout, Options, RegionLayout
 from evertalk.cluster.local import CLUSTER_FILE, LOCK_FILE
@@ -119,6 +119,9 @@ class ProcessWan:
 
     async def narrow(self, source: str, sink: str, bytes_per_s: float, both: bool = True) -> None:
         await self._set(source, sink, both, bytes_per_s=bytes_per_s)
+
+    async def swallow_replies(self, source: str, sink: str) -> None:
+        await self._set(sink, source, False, way="back", state="black_hole")
 
     async def heal(self, source: str | None = None, sink: str | None = None, both: bool = True) -> None:
         await self._ask(source, sink, both, {"do": "heal"})
@@ -257,6 +260,41 @@ class ProcessCluster:
         """Processor seconds of each live process since it started; None where there is no /proc."""
         return {each.name: child.cpu_s(each.pid) for each in self.processes if each.pid is not None}
 
+    def process(self, name: str) -> Child:
+        """Any process by name.
+
+        Raises:
+            ClusterError: there is none of that name.
+        """
+        found = {each.name: each for each in self.processes}
+        if name not in found:
+            raise ClusterError(f"there is no process {name!r}, only {', '.join(found)}")
+        return found[name]
+
+    async def ask_redis(self, region: str, *words: str) -> str:
+        """As `evertalk.cluster.verbs.Inside.ask_redis`."""
+        place = self.layout.regions[self.region(region).name]
+        try:
+            return await resp.ask(layout.HOST, place.redis_port, "admin", place.passwords["admin"], *words)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"the Redis of {region} does not answer: {error!r}") from error
+
+    async def damage(self, process: str, way: str, seed: int = 0) -> str:
+        """As `evertalk.cluster.verbs.Inside.damage`."""
+        return await self.process(process).damage(way, seed)
+
+    async def fill_disk(self, process: str) -> None:
+        """As `evertalk.cluster.verbs.Inside.fill_disk`, by RLIMIT_FSIZE."""
+        self.process(process).fill_disk()
+
+    async def free_disk(self, process: str) -> None:
+        """As `evertalk.cluster.verbs.Inside.free_disk`."""
+        self.process(process).free_disk()
+
+    async def skew(self, region: str, offset_ms: int) -> None:
+        """As `evertalk.cluster.verbs.Inside.skew`: within 100 ms."""
+        layout.write_private(self.layout.regions[self.region(region).name].clock, str(offset_ms))
+
     async def close(self) -> None:
         """End all processes, in order if they let themselves: services, then Redis and the WAN. The data stays."""
         timeout_s = self.layout.options.stop_timeout_s
@@ -378,13 +416,9 @@ def _node_spec(plan: Layout, node: NodeLayout, commands: Commands) -> Spec:
 async def ping(port: int, user: str, password: str, timeout_s: float = 1.0) -> str:
     """Ask a Redis on this machine whether it takes commands: "" if so, else what it says instead."""
     try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(layout.HOST, port)
-            try:
-                writer.write(f"AUTH {user} {password}\r\nPING\r\n".encode())
-                answers = [(await reader.readline()).strip().decode() for _ in range(2)]
-            finally:
-                writer.close()
+        said = await resp.ask(layout.HOST, port, user, password, "PING", timeout_s=timeout_s)
     except (OSError, TimeoutError) as error:
         return f"its port does not answer: {error!r}"
-    return "" if answers[-1] == "+PONG" else f"it says {answers}"
+    except ClusterError as error:
+        return f"it says {error}"
+    return "" if said == "PONG" else f"it says {said}"

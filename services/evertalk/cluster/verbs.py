@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from evertalk.core.errors import EvertalkError
 
@@ -69,7 +70,7 @@ class Process(Protocol):
 
     @property
     def alive(self) -> bool:
-        """It runs, or is stopped."""
+        """It runs, or stands still: the driver's knowledge, without asking anybody."""
         ...
 
     async def kill(self) -> None:
@@ -120,15 +121,23 @@ class Region(Protocol):
     @property
     def nodes(self) -> Mapping[str, Process]: ...
 
-    async def kill(self) -> None: ...
+    async def kill(self) -> None:
+        """SIGKILL."""
+        ...
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """SIGSTOP, or what the engine calls pause."""
+        ...
 
-    async def resume(self) -> None: ...
+    async def resume(self) -> None:
+        """SIGCONT."""
+        ...
 
     async def start(self, lose_disks: bool = False, wait: bool = True) -> None: ...
 
-    async def terminate(self) -> None: ...
+    async def terminate(self) -> None:
+        """SIGTERM: services first, then their Redis."""
+        ...
 
     async def lose_disks(self) -> None: ...
 
@@ -156,6 +165,10 @@ class Wan(Protocol):
         """Limit the bandwidth of each link; 0 = unlimited."""
         ...
 
+    async def swallow_replies(self, source: str, sink: str) -> None:
+        """What `source` asks of `sink` arrives there, and nothing comes back; `sink` still reaches `source`."""
+        ...
+
     async def heal(self, source: str | None = None, sink: str | None = None, both: bool = True) -> None:
         """As at the start: open, with the first delay. Without names, everywhere."""
         ...
@@ -165,7 +178,59 @@ class Wan(Protocol):
         ...
 
 
-class Cluster(Protocol):
+class Inside(Protocol):
+    """What is done to the insides of processes. A driver that cannot do one of these says so.
+
+    Raises (each verb):
+        ClusterError: it cannot be done, here or now.
+    """
+
+    async def ask_redis(self, region: str, *words: str) -> str:
+        """A command to a region's Redis as its admin, who may do everything; returns the answer as text."""
+        ...
+
+    async def damage(self, process: str, way: str, seed: int = 0) -> str:
+        """Damage what a dead process stored, in one of `damage.WAYS`; returns a sentence that says what was done."""
+        ...
+
+    async def fill_disk(self, process: str) -> None:
+        """Its disk is full: no file of it can grow any more, from now to `free_disk` or its end."""
+        ...
+
+    async def free_disk(self, process: str) -> None:
+        """There is room again; nothing if it is dead."""
+        ...
+
+    async def skew(self, region: str, offset_ms: int) -> None:
+        """The wall clock of all its nodes and replicators jumps to so much ahead of the right time (behind: < 0)."""
+        ...
+
+
+class Unable:
+    """Base of drivers that cannot do everything that `Inside` names."""
+
+    async def ask_redis(self, region: str, *words: str) -> str:
+        """As `Inside.ask_redis`."""
+        raise ClusterError("this driver cannot speak to a Redis as its admin")
+
+    async def damage(self, process: str, way: str, seed: int = 0) -> str:
+        """As `Inside.damage`."""
+        raise ClusterError("this driver cannot reach what processes store")
+
+    async def fill_disk(self, process: str) -> None:
+        """As `Inside.fill_disk`."""
+        raise ClusterError("this driver cannot fill a disk")
+
+    async def free_disk(self, process: str) -> None:
+        """As `Inside.free_disk`."""
+        raise ClusterError("this driver cannot fill a disk")
+
+    async def skew(self, region: str, offset_ms: int) -> None:
+        """As `Inside.skew`."""
+        raise ClusterError("this driver cannot set clocks")
+
+
+class Cluster(Inside, Protocol):
     """A running cluster."""
 
     @property
@@ -192,3 +257,9 @@ class Cluster(Protocol):
     async def close(self) -> None:
         """End every process."""
         ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import signal
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
-from evertalk.client import Client, Connected, Disconnected, Endpoint, Gap, register, sign_in
-from evertalk.cluster.local import load_cluster
-from evertalk.core.errors import Code, EvertalkError, PeerUnavailable, Refused
+from evertalk.client import Client, Connected, Disconnected, Endpoint, Gap, Page, register, sign_in
+from evertalk.console.endpoints import find_endpoints, prefer
+from evertalk.console.lines import Lines
+from evertalk.console.signals import when_asked_to_stop
+from evertalk.core import limits
+from evertalk.core.clock import ms_of
+from evertalk.core.errors import Code, EvertalkError, Refused
 from evertalk.core.ids import normalize_handle
-from evertalk.core.model import Applied, Conversation, Deletion, Edit, Message, Reaction
+from evertalk.core.merge import Digest, slot_of
+from evertalk.core.model import Applied, Conversation, Deletion, Edit, Kind, Message, Reaction
 
 _HELP = """\
 /to HANDLE          talk with somebody
 /group TITLE: A, B  start a group
 /list               your conversations; /open N goes to one
 /history            the last messages here
+/digest             a fingerprint of all of this conversation: the same in every region, once they are equal
 /help, /quit"""
+
+
+_SIGN_IN_S = 5.0
+
+
+class NoPassword(EvertalkError):
+    """There is nobody to ask for a password."""
 
 
 class Chat:
@@ -109,6 +125,8 @@ class Chat:
                     print(f"/open takes a number from 1 to {len(self._listed)}")
             case "/history":
                 await self._history()
+            case "/digest":
+                await self._digest()
             case _ if command.startswith("/"):
                 print(f"there is no command {command}; /help tells what there is")
             case _ if line.strip():
@@ -153,57 +171,114 @@ class Chat:
             print("nobody to talk to yet: /to HANDLE")
             return
         page = await self._client.history(self._here)
+        edits = [e.event.body for e in page.registers if isinstance(e.event.body, Edit)]
+        newest = {(e.target.sender, e.target.id): e.text for e in edits}
         for one in page.messages:
-            if isinstance(one.event.body, Message):
-                print(f"  {await self.name(one.event.sender)}: {one.event.body.text}")
-        if page.gap:
-            print("-- not everything is reachable yet")
+            event = one.event
+            if isinstance(event.body, Message):
+                edited = newest.get((event.sender, event.id))
+                text = event.body.text if edited is None else f"{edited} (edited)"
+                at = datetime.fromtimestamp(ms_of(event.hlc) / 1000).astimezone()
+                print(f"  {at:%H:%M:%S} {await self.name(event.sender)}: {text}")
+        _say_gap(page.gap)
+
+    async def _digest(self) -> None:
+        """What two people in two regions compare: it covers all messages in order, edits and reactions."""
+        if self._here is None:
+            print("nobody to talk to yet: /to HANDLE")
+            return
+        pages: list[Page] = []
+        before: tuple[int, bytes] | None = None
+        while not pages or before is not None:
+            pages.append(await self._client.history(self._here, before=before, limit=limits.HISTORY_PAGE_MAX))
+            before = pages[-1].next
+        digest = digest_of(pages)
+        print(f"digest {digest.hexdigest()[:12]} of {digest.messages} messages", flush=True)
+        _say_gap(any(page.gap for page in pages))
+
+
+def digest_of(pages: Sequence[Page]) -> Digest:
+    """Of a whole conversation.
+
+    Args:
+        pages: as they come, the newest first.
+    """
+    digest = Digest()
+    for page in reversed(pages):
+        for one in page.messages:
+            digest.message(one.event)
+    hanging = [one.event for page in pages for one in page.registers if one.event.kind in (Kind.EDIT, Kind.REACTION)]
+    for event in sorted(hanging, key=lambda e: (e.kind, slot_of(e))):
+        digest.register(event)
+    return digest
+
+
+def _say_gap(gap: bool) -> None:
+    if gap:
+        print("-- not everything is reachable yet")
 
 
 async def _enter(endpoints: list[Endpoint], handle: str, password: str) -> str:
+    """Sign in, or else register."""
     try:
-        return (await sign_in(endpoints, handle, password)).token
+        return (await sign_in(endpoints, handle, password, timeout=_SIGN_IN_S)).token
     except Refused as refused:
-        if refused.code is not Code.UNKNOWN_ACCOUNT:
+        if refused.code is Code.NOT_YET:  # a region is away, and newcomers must be able to come all the same
+            print(f"-- no region that can be reached knows {handle!r}; should another one, the older account keeps it")
+        elif refused.code is not Code.UNKNOWN_ACCOUNT:
             raise
     made = await register(endpoints, handle, password)
     print(f"-- new account {handle!r} ({made.durability.name.lower()})")
     return made.token
 
 
-def _endpoints(directory: Path, region: str, given: list[str]) -> list[Endpoint]:
-    if given:
-        if wrong := [text for text in given if not all(text.partition("="))]:
-            raise PeerUnavailable(f"an endpoint is written region=host:port; {wrong[0]!r} is not")
-        found = [Endpoint(*text.partition("=")[::2]) for text in given]
-    else:
-        found = [Endpoint(e.region, e.address) for e in load_cluster(directory).endpoints]
-    regions = sorted({e.region for e in found})
-    if region and region not in regions:
-        raise PeerUnavailable(f"there is no region {region!r}; there are: {', '.join(regions)}")
-    return sorted(found, key=lambda e: e.region != region)
+async def _talk(chat: Chat, lines: Lines) -> None:
+    while (line := await lines.next()) is not None:
+        try:
+            if not await chat.line(line):
+                return
+        except EvertalkError as error:
+            print(f"-- {error}", flush=True)
 
 
-async def run_chat(directory: Path, name: str, region: str, given: list[str], password: str) -> int:
-    """Chat until /quit or the end of input."""
+def _ask_password(handle: str) -> str:
+    if not sys.stdin.isatty():
+        raise NoPassword("there is no terminal to ask for the password: set EVERTALK_PASSWORD")
+    # Nothing else runs yet, so the loop may stand still; and Ctrl-C need not wait for the Enter key.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return getpass.getpass(f"password of {handle}: ")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+async def run_chat(
+    given: Sequence[str], directory: Path | None, default: Path, name: str, region: str, password: str
+) -> int:
+    """Chat until /quit, the end of input, Ctrl-C or SIGTERM; 0 only if everything was sent.
+
+    Args:
+        given, directory, default: as `find_endpoints`.
+    """
     handle = normalize_handle(name)
-    endpoints = _endpoints(directory, region, given)
-    password = password or await asyncio.to_thread(getpass.getpass, f"password of {handle}: ")
-    token = await _enter(endpoints, handle, password)
-    async with Client(endpoints, region=region or endpoints[0].region, access_token=token) as client:
+    endpoints = prefer(find_endpoints(given, directory, default), region)
+    token = await _enter(endpoints, handle, password or _ask_password(handle))
+    async with Client(endpoints, region=endpoints[0].region, access_token=token) as client:
         chat = Chat(client, handle)
         print("-- /help tells what can be typed", flush=True)
         listening = asyncio.create_task(chat.listen())
-        try:
-            while line := await asyncio.to_thread(sys.stdin.readline):
-                try:
-                    if not await chat.line(line.rstrip("\n")):
-                        break
-                except EvertalkError as error:
-                    print(f"-- {error}")
-        finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+        talking = asyncio.create_task(_talk(chat, Lines(sys.stdin.fileno())))
+        with when_asked_to_stop(talking.cancel):
+            try:
+                await asyncio.wait((talking, listening), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (talking, listening):
+                    task.cancel()
+                ended = await asyncio.gather(talking, listening, return_exceptions=True)
+    for outcome in ended:
+        if isinstance(outcome, Exception):
+            raise outcome
     if client.unsent:  # closing has tried, for a moment
         print(f"-- {client.unsent} of your messages could not be sent and are given up")
+        return 1
     return 0

@@ -1,4 +1,4 @@
-"""`evertalk up` and `evertalk status`: a local cluster, started and looked at."""
+"""`evertalk up` and `evertalk status`: a cluster started, and one looked at."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from evertalk.cluster.local import load_cluster
 from evertalk.cluster.processes import ProcessCluster
 from evertalk.cluster.verbs import ClusterError
-from evertalk.console.status import Operator, Place, show, to_json
+from evertalk.console.places import find_operator
+from evertalk.console.status import show, to_json
 
 
 async def run_up(directory: Path, regions: tuple[str, ...], nodes: int, shards: int) -> int:
@@ -47,10 +47,13 @@ async def _create(directory: Path, regions: tuple[str, ...], nodes: int, shards:
         raise ClusterError(str(error)) from error
 
 
-async def run_status(directory: Path, as_json: bool) -> int:
-    """Print the state of a running cluster; 0 only if redundancy is whole."""
-    file = load_cluster(directory)
-    operator = Operator([Place(e.region, e.node, e.address) for e in file.endpoints], dict(file.keys))
+async def run_status(directory: Path | None, default: Path, as_json: bool) -> int:
+    """Print the state of a running cluster; 0 only if redundancy is whole.
+
+    Args:
+        directory, default: as `find_operator`.
+    """
+    operator = find_operator(directory, default)
     try:
         look = await operator.look()
     finally:

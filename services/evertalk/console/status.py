@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from evertalk.v1 import cluster_pb2
 
 _STATUS = "evertalk.v1.ClusterService/Status"
 _CALL_S = 2.0
+#: A node that says nothing for so long is silent: `status` answers within 3 s even when a whole region hangs.
+_SILENT_S = 1.25
 #: Between two looks: what was known at the first must be durable at the second.
 _LOOK_AGAIN_S = 0.5
 
@@ -59,14 +61,24 @@ class ClusterLook:
 
 
 class Operator:
-    """Asks nodes, with a token of the cluster's own."""
+    """Asks nodes, with a token of the cluster's own.
 
-    def __init__(self, places: Sequence[Place], keys: Mapping[str, str], copies: int = 2) -> None:
+    Args:
+        keys: region -> directory with its signing key; the first is signed with.
+        copies: regions that must hold an event.
+        regions: configured ones, also those of which no node is known.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], keys: Mapping[str, str], copies: int = 2, regions: Iterable[str] = ()
+    ) -> None:
         self._places = places
+        self._regions = sorted({p.region for p in places} | set(regions))
         self._copies = copies
         region = next(iter(keys))
         self._keyring = Keyring(Path(keys[region]), region)
-        self._transport = GrpcTransport()
+        # Connecting may take as long as a call, or a far region would look silent; clients rather try another node.
+        self._transport = GrpcTransport([("grpc.min_reconnect_backoff_ms", int(_CALL_S * 1000))])
         self._peers = {p.node: self._transport.peer(p.address) for p in places}
 
     async def close(self) -> None:
@@ -81,26 +93,36 @@ class Operator:
 
     async def _ask(self, look: ClusterLook, node: str) -> None:
         try:
-            look.answers[node] = await self.call(node, "Status", cluster_pb2.StatusRequest())
+            look.answers[node] = await self.call(node, "Status", cluster_pb2.StatusRequest(), _SILENT_S)
         except (PeerUnavailable, Refused) as error:
             look.silent[node] = str(error)
 
-    async def ask_all(self) -> ClusterLook:
-        """One look at every node, at once."""
-        look = ClusterLook(sorted({p.region for p in self._places}), 0)
+    async def ask_all(self, silent: Mapping[str, str] | None = None) -> ClusterLook:
+        """One look at every node, at once.
+
+        Args:
+            silent: nodes that are not asked again, and why.
+        """
+        look = ClusterLook(self._regions, 0, silent=dict(silent or {}))
         look.region_of = {p.node: p.region for p in self._places}
         async with asyncio.TaskGroup() as group:
             for place in self._places:
-                group.create_task(self._ask(look, place.node))
+                if place.node not in look.silent:
+                    group.create_task(self._ask(look, place.node))
         look.shards = max((a.shards for a in look.answers.values()), default=0)
         return look
 
-    async def look(self) -> ClusterLook:
-        """Two looks, half a second apart, so that traffic in flight does not count against redundancy."""
+    async def look(self, without: Collection[str] = ()) -> ClusterLook:
+        """Two looks, half a second apart, so that traffic in flight does not count against redundancy.
+
+        Args:
+            without: regions known to be away: whether those left are redundant among themselves.
+        """
         before = await self.ask_all()
         await asyncio.sleep(_LOOK_AGAIN_S)
-        now = await self.ask_all()
-        now.redundancy = redundancy(_views(now), now.regions, now.shards, self._copies, list(_views(before).values()))
+        now = await self.ask_all(before.silent)
+        regions = [region for region in now.regions if region not in without]
+        now.redundancy = redundancy(_views(now), regions, now.shards, self._copies, list(_views(before).values()))
         return now
 
 

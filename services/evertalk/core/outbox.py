@@ -66,6 +66,7 @@ class _Lane:
     paused_until_s: float = 0.0
     pauses: int = 0
     overloaded: bool = False
+    full: bool = False
 
     def open_attempts(self) -> set[int]:
         return {number for number, _ in self.flight.values()} | set(self.before.values())
@@ -228,6 +229,10 @@ class Outbox:
         """True after an overload refusal, until the lane acknowledges again: no hedging then."""
         return lane in self._lanes and self._lanes[lane].overloaded
 
+    def full(self, lane: int) -> bool:
+        """True after a refusal because the region's log is full, until the lane acknowledges again: go elsewhere."""
+        return lane in self._lanes and self._lanes[lane].full
+
     def waiting_since(self, lane: int) -> float | None:
         """When the oldest event of a lane that nobody has acknowledged was written there; None if there is none."""
         one = self._lanes.get(lane)
@@ -257,7 +262,7 @@ class Outbox:
                 continue
             if not now_in_flight:
                 one.done.add(pending.number)
-            one.overloaded, one.pauses = False, 0
+            one.overloaded, one.full, one.pauses = False, False, 0
             one.patience.pop(pending.event.scope, None)
             decisions += self._accept(pending, Copy(origin, shard, position))
         return decisions
@@ -329,6 +334,7 @@ class Outbox:
     ) -> list[Decision]:
         if code in _BACK_OFF:
             one.overloaded |= code in _OVERLOAD
+            one.full |= code == Code.LOG_FULL
             one.pauses += 1
             one.paused_until_s = now_s + _patience(one.pauses, retry_after_ms, chance)
             return [Kept(pending, code, sentence, one.paused_until_s, whole_lane=True)]

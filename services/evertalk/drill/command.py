@@ -7,58 +7,127 @@ import random
 import shutil
 import signal
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evertalk.cluster import drivers
 from evertalk.core.errors import EvertalkError
 from evertalk.core.history import HistoryDamaged
 from evertalk.core.transcript import Transcript, UnknownTranscript, decode, parse
-from evertalk.drill import summary
+from evertalk.drill import summary, table
 from evertalk.drill.certificate import CertificateError, verify
 from evertalk.drill.drills import DRILLS
+from evertalk.drill.plan import Drill, DrillFailed, Plan
 from evertalk.drill.replay import check_playable
-from evertalk.drill.run import DrillFailed, Plan, Run
+from evertalk.drill.run import Run
 from evertalk.drill.view import make_view
 
 _REPORTS = Path("reports")
+_ALL = "all"
+THIRD = ("jeju",)  # joins for drills that need a third region, when all are run
 
 
-async def run_drill(
-    name: str,
-    out: Path | None,
-    users: int,
-    rate: float,
-    seconds: float,
-    seed: int,
-    driver: str,
-    lose_disks: bool,
-    transcript: Path | None,
-    plain: bool,
-    times: int = 1,
-) -> int:
-    """Run a drill, or several with seeds in a row, and print what came of it; 0 only if every verdict is `held`."""
-    if name not in DRILLS:
-        raise DrillFailed(f"there is no drill {name!r}; there are: {', '.join(DRILLS)}")
-    if driver != "process":
-        raise DrillFailed(f"there is no driver {driver!r}; there is: process")
-    if users < 2 or rate <= 0 or seconds <= 0:
-        raise DrillFailed("a drill needs at least 2 users, and a rate and a length above 0")
-    seed = seed or random.SystemRandom().randrange(1, 1_000_000)
-    where = (out or _REPORTS / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}").absolute()
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line asks for. `seconds` None: each drill's own; `seed` 0: a new one."""
+
+    out: Path | None = None
+    users: int = 40
+    rate: float = 200.0
+    seconds: float | None = None
+    seed: int = 0
+    driver: str = "process"
+    regions: tuple[str, ...] = ("seoul", "busan")
+    lose_disks: bool = False
+    transcript: Path | None = None
+    plain: bool = False
+    times: int = 1
+
+
+async def run_drill(name: str, wishes: Wishes) -> int:
+    """Run a drill (or `all`), once or with seeds in a row, and print what came of it; 0 only if all is `held`.
+
+    Raises:
+        DrillFailed: the wishes make no sense, or a single drill did not come to its end.
+    """
+    drills = _chosen(name, wishes)
+    seed = wishes.seed or random.SystemRandom().randrange(1, 1_000_000)
+    where = (wishes.out or _REPORTS / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}").absolute()
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
         raise DrillFailed(f"{where} exists and is not an empty folder: choose another for the report")
-    if times < 1:
-        raise DrillFailed("a drill is run at least once")
-    played = _read(transcript) if transcript else None
-    plan = Plan(DRILLS[name], where, users, rate, seconds, seed, lose_disks, played)
-    if times > 1:
-        return await _run_often(plan, times, plain)
-    certificate = await _run_once(plan, plain)
+    played = _read(wishes.transcript) if wishes.transcript else None
+    plans = [_plan(drill, wishes, where / drill.name if name == _ALL else where, seed, played) for drill in drills]
+    if name == _ALL:
+        return await _run_all(plans, wishes)
+    if wishes.times > 1:
+        return await _run_often(plans[0], wishes.times, wishes.plain)
+    certificate = await _run_once(plans[0], wishes.plain)
     print_certificate(certificate)
     print(f"\nreport: {where}\ncheck it: {sys.argv[0]} drill verify {where}")
     return 0 if certificate["verdict"] == "held" else 1
+
+
+def _chosen(name: str, wishes: Wishes) -> list[Drill]:
+    if name != _ALL and name not in DRILLS:
+        raise DrillFailed(f"there is no drill {name!r}; there are: {_ALL}, {', '.join(DRILLS)}")
+    if wishes.driver not in drivers.NAMES:
+        raise DrillFailed(f"there is no driver {wishes.driver!r}; there are: {', '.join(drivers.NAMES)}")
+    if wishes.users < 2 or wishes.rate <= 0 or (wishes.seconds is not None and wishes.seconds <= 0):
+        raise DrillFailed("a drill needs at least 2 users, and a rate and a length above 0")
+    if wishes.times < 1:
+        raise DrillFailed("a drill is run at least once")
+    drills = list(DRILLS.values()) if name == _ALL else [DRILLS[name]]
+    able = [drill for drill in drills if not drill.only or wishes.driver in drill.only]
+    if not able:
+        raise DrillFailed(f"the driver {wishes.driver!r} cannot do {name}; {', '.join(drills[0].only)} can")
+    return able
+
+
+def _plan(drill: Drill, wishes: Wishes, out: Path, seed: int, played: Transcript | None) -> Plan:
+    return Plan(
+        drill,
+        out,
+        wishes.users,
+        wishes.rate,
+        drill.seconds if wishes.seconds is None else wishes.seconds,
+        seed,
+        wishes.lose_disks,
+        played,
+        wishes.regions,
+        driver=wishes.driver,
+    )
+
+
+async def _run_all(plans: Sequence[Plan], wishes: Wishes) -> int:
+    """Every drill that the driver can do, each as often as asked; one table at the end."""
+    found: list[dict[str, Any]] = []
+    failures: list[table.Failure] = []
+    for plan in plans:
+        missing = THIRD[: max(0, plan.drill.regions - len(plan.regions))]
+        for seed in range(plan.seed, plan.seed + wishes.times):
+            one = replace(plan, seed=seed, out=plan.out / str(seed), regions=(*plan.regions, *missing))
+            try:
+                found.append(await _run_once(one, wishes.plain))
+                print(f"{plan.drill.name}: {summary.line(found[-1])}", flush=True)
+            except EvertalkError as error:
+                failures.append(table.Failure(plan.drill.name, plan.driver, str(error)))
+                print(f"{plan.drill.name}: seed {seed} did not come to its end: {error}", flush=True)
+    table.show(table.rows(found, failures))
+    print(f"reports: {plans[0].out.parent}")
+    return 0 if not failures and all(c["verdict"] == "held" for c in found) else 1
+
+
+async def run_table(directories: Sequence[Path]) -> int:
+    """Print the Markdown table of all certificates in or below these directories.
+
+    Raises:
+        CertificateError: there is none, or one does not say what its history says.
+    """
+    print("\n".join(table.markdown(table.rows(table.find(directories)))))
+    return 0
 
 
 async def _run_once(plan: Plan, plain: bool) -> dict[str, Any]:

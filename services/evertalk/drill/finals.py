@@ -17,11 +17,16 @@ from evertalk.v1 import chat_pb2, cluster_pb2
 _POLL_S = 0.25
 _PAGE = 500
 _CALL_S = 20.0
+_SERVING = "SERVING"
 _HISTORY = "evertalk.v1.ChatService/History"
 
 
 async def _digests(operator: Operator, node: str) -> dict[bytes, bytes] | None:
+    """What a node that serves has; None from one that does not."""
     try:
+        status = await operator.call(node, "Status", cluster_pb2.StatusRequest(), _CALL_S)
+        if status.state != _SERVING:
+            return None
         answer = await operator.call(node, "Digests", cluster_pb2.DigestsRequest(), _CALL_S)
     except (PeerUnavailable, Refused):
         return None
@@ -29,7 +34,7 @@ async def _digests(operator: Operator, node: str) -> dict[bytes, bytes] | None:
 
 
 async def wait_until_equal(operator: Operator, nodes: Sequence[str], timeout_s: float) -> bool:
-    """Until every node answers with the same digests of the same conversations; False if that takes too long."""
+    """Until every node serves and all have equal digests of the same conversations; False if that takes too long."""
     try:
         async with asyncio.timeout(timeout_s):
             while True:

@@ -14,10 +14,10 @@ _PLAIN_EVERY_S = 5.0
 
 @dataclass(slots=True)
 class RegionView:
-    """One region as it is now. lag_ms: how long its last replicated send took; None before any."""
+    """One region as it is now. away: the word for a region that serves nobody (DOWN, PAUSED …), else ""."""
 
     name: str
-    alive: bool = True
+    away: str = ""
     serving: int = 0
     nodes: int = 0
     clients: int = 0
@@ -91,8 +91,7 @@ class PlainView:
             return
         self._shown_s = now.at_s
         regions = ", ".join(
-            f"{r.name} {f'{r.serving}/{r.nodes} nodes, {r.clients} clients' if r.alive else 'DOWN'}"
-            for r in now.regions.values()
+            f"{r.name} {r.away or f'{r.serving}/{r.nodes} nodes, {r.clients} clients'}" for r in now.regions.values()
         )
         figures = ", ".join(f"{name} {value}" for name, value in _figures(now).items())
         print(f"{now.at_s:6.1f} s  {regions}; {figures}", flush=True)
@@ -141,11 +140,11 @@ class LiveView:
         regions = Table.grid(padding=(0, 3))
         for region in now.regions.values():
             state = (
-                Text("● up", style="green")
-                if region.alive and region.serving
+                Text(f"✖ {region.away}", style="bold red")
+                if region.away
+                else Text("● up", style="green")
+                if region.serving
                 else Text("● starting", style="yellow")
-                if region.alive
-                else Text("✖ DOWN", style="bold red")
             )
             regions.add_row(
                 Text(region.name, style="bold"), state, f"{region.serving}/{region.nodes} nodes serving",

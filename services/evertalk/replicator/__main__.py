@@ -1,4 +1,4 @@
-"""python -m evertalk.replicator: settings from EVERTALK_*, ends on SIGTERM; signals are nowhere else."""
+"""python -m evertalk.replicator: ends on SIGTERM, or when its settings change; signals are nowhere else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ async def _serve(settings: ReplicatorSettings) -> None:
     task = asyncio.create_task(serve(settings))
     for number in _STOP:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    changed = asyncio.create_task(launch.until_changed())
+    await asyncio.wait([task, changed], return_when=asyncio.FIRST_COMPLETED)
+    if changed.done():  # a region has joined: whoever keeps this process running starts it again with it
+        structlog.get_logger().info("the configuration has changed: ending")
+        task.cancel()
+    changed.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

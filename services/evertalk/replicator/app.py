@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from evertalk.adapters.clock import SystemClock, SystemIds
+from evertalk.adapters.clock import SystemIds, clock_of
 from evertalk.adapters.grpc_server import HealthServer
 from evertalk.adapters.redis_board import RedisBoard, RedisBoardReader
 from evertalk.adapters.redis_tail import RedisTail
@@ -69,4 +69,4 @@ async def serve(settings: ReplicatorSettings) -> None:
             stack.push_async_callback(server.stop)
             await server.health(True)
         _log.info("replicating", region=settings.region, peers=sorted(settings.peers))
-        await Replicator(settings, board, peers, SystemClock(), SystemIds()).run()
+        await Replicator(settings, board, peers, clock_of(settings.clock_file), SystemIds()).run()

@@ -1,9 +1,13 @@
-"""The proxy's control port: one JSON object per line in, one out. And the client that speaks it."""
+"""The proxy's control port: one JSON object per line in, one out. And the client that speaks it.
+
+python -m evertalk.wan.control HOST:PORT '{"do": "stats"}'
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import fields
 from typing import Any, cast
 
@@ -96,3 +100,18 @@ async def ask(address: str, request: Any, timeout_s: float = 5.0) -> dict[str, A
     if not found.get("ok"):
         raise WanError(f"the WAN proxy refused {request!r}: {found.get('error')}")
     return found
+
+
+def main(arguments: list[str]) -> int:
+    """One command from a shell (a container's health check, a drill): prints the answer; 1 if there is none."""
+    address, request = arguments
+    try:
+        print(json.dumps(asyncio.run(ask(address, json.loads(request)))))
+    except (WanError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from evertalk.wan.lane import Lane, Quality, State, Way, reset
@@ -16,13 +16,17 @@ _WRITE_BUFFER = 256 * 1024  # what a socket that does not take it may leave in i
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """`from_region` dials `listen` and reaches `target` ("host:port") in `to_region`."""
+    """`from_region` dials `listen` and reaches `target` ("host:port") in `to_region`.
+
+    quality: what both directions are like at the start; None: as the proxy's others.
+    """
 
     name: str
     from_region: str
     to_region: str
     listen: str
     target: str
+    quality: Quality | None = None
 
 
 class _Side(asyncio.Protocol):
@@ -121,6 +125,7 @@ class _Link:
 
     def __init__(self, config: LinkConfig, quality: Quality) -> None:
         self.config = config
+        self.first = quality = config.quality or quality
         self.there = Way(config.from_region, config.to_region, replace(quality))
         self.back = Way(config.to_region, config.from_region, replace(quality))
         self.pipes: set[_Pipe] = set()
@@ -227,19 +232,12 @@ class Proxy:
         found = list(self._select(link, way, source, sink))
         if changes.get("state") == State.CUT and link is None:
             found = [(each, name) for each, name in found if name == "there"]
-        if not found:
-            raise ValueError("no link matches; see stats for the links there are")
-        fresh = [replace(getattr(each, name).quality, **changes) for each, name in found]
-        for (each, name), quality in zip(found, fresh, strict=True):
-            chosen: Way = getattr(each, name)
-            chosen.quality, chosen.free_at = quality, 0.0
-        for each in {id(each): each for each, _ in found}.values():
-            each.changed()
-        return len(found)
+        return _put([(each, name, replace(getattr(each, name).quality, **changes)) for each, name in found])
 
     def heal(self, source: str | None = None, sink: str | None = None) -> int:
         """Everything as it was at the start, on the directions from `source` to `sink` (None = any)."""
-        return self.change(asdict(self.quality), source=source, sink=sink)
+        found = self._select(None, None, source, sink)
+        return _put([(each, name, replace(each.first)) for each, name in found])
 
     def stats(self) -> list[dict[str, Any]]:
         """Per link: its connections and, for "there" and "back", bytes and settings."""
@@ -265,6 +263,18 @@ class Proxy:
         for link in self._links.values():
             for pipe in list(link.pipes):
                 pipe.reset()
+
+
+def _put(wanted: Sequence[tuple[_Link, str, Quality]]) -> int:
+    """Give directions of links a quality, then let the connections feel it; returns how many."""
+    if not wanted:
+        raise ValueError("no link matches; see stats for the links there are")
+    for link, name, quality in wanted:
+        way: Way = getattr(link, name)
+        way.quality, way.free_at = quality, 0.0
+    for link in {id(link): link for link, _, _ in wanted}.values():
+        link.changed()
+    return len(wanted)
 
 
 async def _listen(link: _Link, dials: asyncio.TaskGroup, chance: random.Random) -> asyncio.Server:

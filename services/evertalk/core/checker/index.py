@@ -195,8 +195,9 @@ def _other(out: Index, line: int, record: Record) -> None:
 
 def back_at(out: Index, fault: Fault) -> float:
     """When the target of a fault was there again; infinite if never."""
-    returned = (r.t for _, r in out.returns if r.target == fault.target and r.t >= fault.t)
-    return next(returned, math.inf if fault.until is None else fault.until)
+    if fault.until is not None:
+        return fault.until
+    return next((r.t for _, r in out.returns if r.target == fault.target and r.t >= fault.t), math.inf)
 
 
 def region_of_told(told: Told) -> str:
