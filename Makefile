@@ -21,12 +21,13 @@ PROTOS := $(wildcard $(PROTO_DIR)/*.proto)
 PYTEST_ARGS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-docker test check proto lock clean venv python
+.PHONY: help demo demo-docker test sim check proto lock clean venv python
 
 help:
 	@echo 'make demo   run the demo'
 	@echo 'make demo-docker  the same in containers'
 	@echo 'make test   run the tests; those in containers too, where a Docker Engine answers'
+	@echo 'make sim    simulated disasters: SEEDS=2000 of them from START=1 in PROCS=2 processes; or one, SEED=n'
 	@echo 'make check  lint, type-check and check the architecture, the protos and the doc links'
 	@echo 'make proto  compile the protos again'
 	@echo 'make lock   resolve requirements.lock again (LOCK_ARGS=--upgrade for newer versions)'
@@ -44,6 +45,14 @@ demo-docker: $(READY)
 test: $(READY)
 	@$(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/docker
 	@exec $(BIN)/pytest tests/docker
+
+SEEDS ?= 2000
+START ?= 1
+PROCS ?= 2
+
+sim: $(READY)
+	@PYTHONHASHSEED=0 exec $(BIN)/python -m evertalk.sim \
+		$(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--seeds $(SEEDS) --start $(START) --procs $(PROCS))
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -145,8 +145,6 @@ def drill_list() -> None:
         print(f"{drill.name}\n  breaks: {drill.breaks}\n  holds:  {drill.holds}")
         if drill.regions > 2:
             print(f"  needs:  {drill.regions} regions (--regions seoul,busan,jeju)")
-        if drill.only:
-            print(f"  drivers: {', '.join(drill.only)}")
 
 
 @drill_app.command("run")

@@ -22,6 +22,8 @@ from evertalk.adapters.redis_server import find_server, server_config
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.core.model import Stream
 from evertalk.ports import Board, BoardReader, Log, Tail
+from evertalk.sim import redis_ports
+from tests.adapters.sim_world import SimWorld
 
 REGION = "seoul"
 SHARDS = 4
@@ -299,7 +301,14 @@ async def redis_world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
         yield world
 
 
-@pytest.fixture(params=["redis"])
+@pytest.fixture
+async def sim_world(monkeypatch: pytest.MonkeyPatch) -> SimWorld:
+    """A simulated one. A short ping: a dead subscription is noticed at once."""
+    monkeypatch.setattr(redis_ports, "PING_S", 0.1)
+    return SimWorld(REGION, SHARDS)
+
+
+@pytest.fixture(params=["redis", "sim"])
 def world(request: pytest.FixtureRequest) -> World:
     """A region of every backend: the contract suites run against each."""
     found: World = request.getfixturevalue(f"{request.param}_world")

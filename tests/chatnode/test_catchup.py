@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ class FakeBoard:
 
     def __init__(self) -> None:
         self.found: dict[Stream, StreamState] = {}
+        self.meanwhile: Callable[[], None] = lambda: None  # what happens while it answers
 
     async def streams(self, wanted: Iterable[Stream]) -> dict[Stream, StreamState]:
+        self.meanwhile()
         return {s: self.found[s] for s in wanted if s in self.found}
 
 
@@ -172,6 +174,20 @@ async def test_a_hole_that_an_own_stream_holds_by_now_is_read_from_there(behind:
     behind.board.found[stream] = StreamState(last=position + 1, length=2, bytes=100, floor=position - 1)
     await behind.rounds(1, age_s=30)
     await anna.sees("came late")
+    assert not d.store.vector.holes
+
+
+async def test_a_gap_that_closes_while_it_is_looked_at_is_no_longer_one(behind: Behind, pen: Pen) -> None:
+    d = behind.desk
+    entries = d.region.write(pen.message("here after all", BORIS))
+    d.region.written.remove(entries[0])
+    stream, position = entries[0].stream, entries[0].position
+    behind.elsewhere.away = True
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    behind.board.found[stream] = StreamState(last=position + 1, length=2, bytes=100, floor=position - 1)
+    behind.board.meanwhile = d.tailer.gaps.clear  # an import has filled it
+    await behind.rounds(4, age_s=30)
     assert not d.store.vector.holes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evertalk.adapters.wire import decode_entry, encode_event
+from evertalk.adapters.wire import decode_entry, decode_vector, encode_event
 from evertalk.core import limits
 from evertalk.core.board import Watermark
 from evertalk.core.clock import pack
@@ -287,6 +287,18 @@ async def test_a_session_that_was_told_all_is_replicated_leaves_nothing_behind(d
     d.node.marks.note(Watermark("seoul", "life", d.region.origin, shard_of(ROOM, SHARDS), 1000))  # ahead of the ack
     anna.say(signed(pen.message("hello"), anna))
     await anna.until(lambda: any(f.HasField("replicated") for f in anna.frames))
+    await anna.hang_up()
+    assert not d.hub._awaiting
+
+
+async def test_a_session_hears_of_the_replication_of_what_another_stream_of_it_had_acknowledged(
+    d: Desk, pen: Pen
+) -> None:
+    anna = await d.opened(ANNA)
+    elsewhere = ("busan-01JD", 0)
+    d.node.marks.note(Watermark("busan", "life", *elsewhere, 9))
+    anna.beat(awaiting=Vector({elsewhere: 7}))
+    await anna.until(lambda: any(decode_vector(f.replicated)[elsewhere] == 9 for f in anna.frames))
     await anna.hang_up()
     assert not d.hub._awaiting
 

@@ -161,6 +161,11 @@ class Line:
             chat_pb2.SessionRequest(sends=chat_pb2.Sends(epoch=epoch, first_seq=first_seq, events=raw))
         )
 
+    def beat(self, awaiting: Vector) -> None:
+        """A heartbeat."""
+        heartbeat = chat_pb2.Heartbeat(awaiting=encode_vector(awaiting))
+        self._out.put_nowait(chat_pb2.SessionRequest(heartbeat=heartbeat))
+
     async def until(self, condition: Callable[[], object]) -> None:
         """Until the condition holds; looked at with every frame.
 

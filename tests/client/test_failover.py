@@ -78,6 +78,23 @@ async def test_a_slow_region_that_answers_before_the_hedge_is_kept() -> None:
 
 
 @virtual
+async def test_a_stream_that_takes_over_is_told_what_the_old_one_had_acknowledged_meanwhile() -> None:
+    world = World()
+    async with world.client() as chat:
+        seoul, busan = world["seoul-1"], world["busan-1"]
+        seoul.held_acks, busan.held_acks = [], []
+        await chat.post(ROOM, "slow")
+        await asyncio.sleep(limits.HEDGE_AFTER_S + 0.1)  # busan was greeted before seoul answered
+        seoul.release_acks()
+        busan.release_acks()
+        await settle()
+        assert chat.region == "busan"
+        assert busan.stream.hello is not None
+        assert not wire.decode_vector(busan.stream.hello.awaiting)
+        assert seoul.region.origin in busan.stream.awaited.origins()
+
+
+@virtual
 async def test_a_hedge_starts_with_the_whole_outbox_in_order() -> None:
     world = World()
     async with world.client() as chat:
@@ -254,7 +271,7 @@ async def test_a_region_whose_log_is_full_is_left_at_once() -> None:
     world = World()
     async with world.client() as chat:
         await chat.send(ROOM, "before")
-        world["seoul-1"].policy = refuse(Code.LOG_FULL)
+        world["seoul-1"].policy = lambda event: Refused(Code.LOG_FULL, "full", 1000)
         assert await gap_of_a_send(world, chat, "after") < 0.5
         assert chat.region == "busan"
     assert world.busan.texts() == ["before", "after"]
@@ -265,12 +282,14 @@ async def test_regions_that_are_all_full_are_not_run_to_and_fro() -> None:
     world = World()
     async with world.client() as chat:
         for node in ("seoul-1", "busan-1"):
-            world[node].policy = refuse(Code.LOG_FULL)
+            world[node].policy = lambda event: Refused(Code.LOG_FULL, "full", 1000)
         greeted = sum(world[node].greeted for node in ("seoul-1", "busan-1"))
         posted = await chat.post(ROOM, "there is room nowhere")
         await asyncio.sleep(20)
         assert sum(world[node].greeted for node in ("seoul-1", "busan-1")) - greeted <= 11
-        world["busan-1"].policy = world["seoul-1"].policy = None
+        assert posted.outcome is None
+        for node in ("seoul-1", "busan-1"):
+            world[node].policy = lambda event: None
         await posted.accepted
 
 

@@ -14,12 +14,15 @@ import pytest
 from evertalk.adapters import wire
 from evertalk.adapters.grpc_transport import CODE_KEY, RETRY_KEY, GrpcTransport
 from evertalk.client import Client, Endpoint
+from evertalk.cluster.layout import HOST, free_ports
 from evertalk.core import limits
 from evertalk.core.errors import Code, PeerUnavailable, Refused
 from evertalk.core.ids import shard_of
 from evertalk.core.model import Message
 from evertalk.core.vector import Vector
 from evertalk.v1 import chat_pb2, chat_pb2_grpc
+from evertalk.wan.lane import Quality
+from evertalk.wan.proxy import LinkConfig, Proxy
 
 ALICE, ROOM = b"a" * 16, b"r" * 16
 
@@ -140,3 +143,17 @@ async def test_nobody_at_the_address_is_unavailable() -> None:
     with pytest.raises(PeerUnavailable):
         await stream.read()
     await peer.close()
+
+
+async def test_a_server_behind_a_slow_link_is_not_a_dead_one() -> None:
+    (port,) = free_ports(1)
+    async with serving("seoul") as (_, _, address):
+        link = LinkConfig("slow", "busan", "seoul", f"{HOST}:{port}", address)
+        async with Proxy([link], Quality(delay_ms=150)):
+            peer = GrpcTransport().peer(f"{HOST}:{port}")
+            try:
+                with pytest.raises(Refused) as caught:  # it answered
+                    await peer.call("evertalk.v1.ChatService/History", chat_pb2.HistoryRequest(), 10.0, "t")
+            finally:
+                await peer.close()
+    assert caught.value.code is Code.OVERLOADED

@@ -58,6 +58,7 @@ class Stream:
         self.hello: chat_pb2.Hello | None = None
         self.sends: list[chat_pb2.Sends] = []
         self.beats = 0
+        self.awaited = Vector()
         self.dead_epoch = 0
         self._out: asyncio.Queue[Any] = asyncio.Queue()
         self._unread: list[chat_pb2.SessionRequest] = []
@@ -100,6 +101,7 @@ class Stream:
                 self._take(frame.sends)
             if frame.HasField("heartbeat"):
                 self.beats += 1
+                self.awaited = wire.decode_vector(frame.heartbeat.awaiting)
                 self.say(heartbeat=chat_pb2.Heartbeat(region_time_ms=self.node.time_ms(), peers_live=True))
 
     def _greet(self, hello: chat_pb2.Hello) -> None:

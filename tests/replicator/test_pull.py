@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from evertalk.core.model import Stream
 from evertalk.core.vector import Hole
@@ -282,5 +283,25 @@ def test_a_log_that_its_home_has_lost_comes_from_a_third_ones_mirror() -> None:
             world.start("seoul")
             world.start("jeju")
             await until(lambda: jeju.held(SEOUL) == [b"1"], within_s=10)
+
+    play(story())
+
+
+def test_a_peer_is_mirrored_again_though_own_redis_was_emptied_between_two_looks() -> None:
+    """What a peer knows is compared with what was known here *then*: else the emptied Redis never hears of it again."""
+
+    async def story() -> None:
+        async with World("seoul", "busan") as world:
+            seoul = world.redis["seoul"]
+            replicator = world.replicator("seoul")
+            await replicator.region.refresh()
+            theirs = dict(world.redis["busan"].origins)
+            await replicator.pulls["busan"].take_origins(theirs)
+            assert BUSAN in seoul.origins
+            seoul.empty()
+            heard = theirs | {"seoul-2": replace(seoul.origins[seoul.claim("seoul-2")])}
+            await replicator.pulls["busan"].take_origins(heard)  # judged by the look before
+            await replicator.pulls["busan"].take_origins(heard)
+            assert BUSAN in seoul.origins
 
     play(story())

@@ -72,7 +72,9 @@ async def until_changed() -> None:
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.glob("evertalk_*")) if path.is_file()}
+    """By name; one with a suffix is just being written, and takes its place when it is whole."""
+    files = (path for path in sorted(directory.glob("evertalk_*")) if path.is_file() and not path.suffix)
+    return {path.name: path.read_bytes() for path in files}
 
 
 def log_to_stderr(level: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -10,6 +11,7 @@ from typing import TypeVar, cast
 
 import aiosqlite
 
+from evertalk.adapters import sqlite_checks
 from evertalk.core.errors import StoreDamaged, StoreError
 
 T = TypeVar("T")
@@ -36,10 +38,11 @@ READER = (*_COMMON, "PRAGMA query_only = ON")
 class Connection(aiosqlite.Connection):
     """A connection that runs a whole transaction for one thread hand-over."""
 
-    def __init__(self, path: Path, pragmas: Sequence[str]) -> None:
+    def __init__(self, path: Path, pragmas: Sequence[str], damaged: asyncio.Event | None) -> None:
         super().__init__(self._open_or_note, iter_chunk_size=64)
         self._path = path
         self._pragmas = pragmas
+        self._damaged = damaged
         self.failure: sqlite3.Error | None = None
 
     def _open_or_note(self) -> sqlite3.Connection:
@@ -62,7 +65,10 @@ class Connection(aiosqlite.Connection):
             # aiosqlite has public methods for single statements only, each a hand-over of its own.
             return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
         except sqlite3.Error as error:
-            raise _named(error, f"the store {self._path} failed: {error}") from error
+            named = _named(error, f"the store {self._path} failed: {error}")
+            if self._damaged is not None and isinstance(named, StoreDamaged):
+                self._damaged.set()
+            raise named from error
 
 
 def _named(error: sqlite3.Error, sentence: str) -> StoreError:
@@ -82,13 +88,16 @@ def _open(path: Path, pragmas: Sequence[str]) -> sqlite3.Connection:
     return db
 
 
-async def connect(path: Path, pragmas: Sequence[str]) -> Connection:
+async def connect(path: Path, pragmas: Sequence[str], damaged: asyncio.Event | None = None) -> Connection:
     """An open connection to `path`, which is created if missing.
+
+    Args:
+        damaged: set when SQLite finds the file damaged.
 
     Raises:
         StoreError: the file cannot be opened or is no database.
     """
-    connection = Connection(path, pragmas)
+    connection = Connection(path, pragmas, damaged)
     await connection
     if connection.failure is not None:
         await connection.close()
@@ -110,16 +119,20 @@ def check_wal(db: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"the store {path} lies on a file system without SQLite's write-ahead log")
 
 
-def prepare(db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[[], str]) -> None:
+def prepare(
+    db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[[], str], suspect: bool = False
+) -> None:
     """Bring the file to the current schema and check that it is this cluster's.
 
     Args:
         shards: of the cluster; fixed when the file is made.
         new_life: names the life of a file that is made now.
+        suspect: it was not closed in order: read all of it before it is trusted.
 
     Raises:
         StoreError: no store, of a newer schema, of another number of shards, or damaged.
     """
+    sqlite_checks.register(db)
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
@@ -136,6 +149,8 @@ def prepare(db: sqlite3.Connection, path: Path, shards: int, new_life: Callable[
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+    if suspect:
+        sqlite_checks.check(db, str(path))
     db.execute("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0)", (new_life(), shards))
     made_with = db.execute("SELECT shards FROM meta").fetchone()[0]
     if made_with != shards and not db.execute("SELECT EXISTS (SELECT 1 FROM cursors)").fetchone()[0]:

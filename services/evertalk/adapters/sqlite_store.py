@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -53,10 +54,12 @@ class SqliteStore:
         self._writing = writing
         self._reader, self._bulk = readers  # long reads do not hold up short ones
         self._shards = shards
+        #: Set when SQLite finds the file damaged, in whatever call: then it must be closed and discarded.
+        self.damaged = asyncio.Event()
 
     @classmethod
     async def open(cls, path: Path, ids: Ids, shards: int) -> SqliteStore:
-        """Open the store in `path`, or make it; its folder must exist.
+        """Open the store in `path`, or make it; its folder must exist. One that was not closed in order is read whole.
 
         Args:
             ids: names the life of a file that is made now.
@@ -66,17 +69,21 @@ class SqliteStore:
             StoreError: cannot be opened, damaged, of another number of shards or of a newer schema. `discard`
                 removes it.
         """
+        crashed = path.with_name(path.name + "-wal").exists()  # SQLite removes it when it closes the file
+        damaged = asyncio.Event()
         async with AsyncExitStack() as stack:
-            writer = await connect(path, WRITER)
+            writer = await connect(path, WRITER, damaged)
             stack.push_async_callback(writer.close)
             await writer.run(lambda db: check_wal(db, path))
-            await writer.run(lambda db: prepare(db, path, shards, ids.ulid))
+            await writer.run(lambda db: prepare(db, path, shards, ids.ulid, crashed))
             writing = await writer.run(Writer)
             readers = []
             for _ in range(2):
-                readers.append(await connect(path, READER))
+                readers.append(await connect(path, READER, damaged))
                 stack.push_async_callback(readers[-1].close)
-            return cls(stack.pop_all(), writer, writing, (readers[0], readers[1]), shards)
+            store = cls(stack.pop_all(), writer, writing, (readers[0], readers[1]), shards)
+            store.damaged = damaged
+            return store
 
     @staticmethod
     def discard(path: Path) -> None:

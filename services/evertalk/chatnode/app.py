@@ -29,6 +29,15 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     Raises:
         UnsafeRedis, ShardsMismatch, StoreError, OSError: it cannot serve; the sentence says why.
     """
+    try:
+        await _run(settings, stop)
+    except* StoreDamaged as damaged:
+        SqliteStore.discard(settings.store)  # closed by now; the next start builds it anew
+        structlog.get_logger().error("the damaged store was thrown away", node=settings.node)
+        raise damaged from None
+
+
+async def _run(settings: NodeSettings, stop: asyncio.Event) -> None:
     clock, ids = clock_of(settings.clock_file), SystemIds()
     async with AsyncExitStack() as stack:
         keyring = Keyring(settings.keys, settings.region)
@@ -47,11 +56,22 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
         await server.start()
         stack.push_async_callback(server.stop)
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(_follow(parts.node, keyring))
+            watching = [group.create_task(_follow(parts.node, keyring)), group.create_task(_mind(store, settings))]
             try:
                 await parts.run(server, stop)
             finally:
-                following.cancel()
+                for task in watching:
+                    task.cancel()
+
+
+async def _mind(store: SqliteStore, settings: NodeSettings) -> None:
+    """Until a call, of whomever, finds the store damaged: then this node serves nobody any more.
+
+    Raises:
+        StoreDamaged
+    """
+    await store.damaged.wait()
+    raise StoreDamaged(f"the store {settings.store} is damaged")
 
 
 async def _follow(node: Node, keyring: Keyring) -> None:

@@ -110,8 +110,18 @@ class Session:
     async def _read_all(self, requests: AsyncIterator[chat_pb2.SessionRequest]) -> None:
         async for frame in requests:
             self.heard_s = self._node.clock.monotonic()
+            if frame.HasField("heartbeat"):
+                self._await_replication(decode_vector(frame.heartbeat.awaiting))
             if frame.HasField("sends"):
                 await self._take(frame.sends)
+
+    def _await_replication(self, awaiting: Vector) -> None:
+        """Acknowledged on another stream of this session, which has ended since: tell it here."""
+        for key, position in awaiting:
+            if key in self.awaiting or len(self.awaiting) < _AWAITING_MAX:
+                self.awaiting[key] = max(self.awaiting.get(key, 0), position)
+                self._hub.await_replication(key, self)
+        self._wake.set()
 
     async def _take(self, sends: chat_pb2.Sends) -> None:
         for i, raw in enumerate(sends.events):

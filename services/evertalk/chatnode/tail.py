@@ -155,8 +155,8 @@ class Tailer:
                 await node.store.forget(forgotten)
                 node.fanned.drop(forgotten)
         own_open = [o for o, i in read.origins.items() if i.region == node.settings.region and i.state == "open"]
-        if node.origin and own_open and node.origin not in own_open:
-            self._suspect()
+        if node.origin and node.origin not in own_open:
+            self._suspect()  # also where none is open: an emptied Redis is noticed without a send
 
     def _note_gaps(self, read: Read) -> None:
         """A floor above the cursor, or a closed origin's missing stream, is a gap (R6)."""
@@ -224,6 +224,8 @@ class Tailer:
                     node.store.vector, node.met, node.clock.monotonic(), self._held_elsewhere
                 )
                 if not entries:
+                    if waiting := len(self._held):
+                        node.log.debug("entries wait for their parents", entries=waiting)
                     return
                 applied = await node.store.apply(entries, node.region_time_ms(), gave_up)
                 for entry in entries:

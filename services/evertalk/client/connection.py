@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Protocol
 
+from evertalk.adapters import wire
 from evertalk.client.endpoints import Endpoint
 from evertalk.client.groups import leaves
 from evertalk.client.session import Session
@@ -60,6 +61,7 @@ class Link:
         self._clock = clock
         self._chooser = chooser
         self._wake = asyncio.Event()
+        self._beat = False
 
     def start(self) -> None:
         """Take part: what the node lacks is queued for it."""
@@ -80,6 +82,11 @@ class Link:
             self.ended = self.ended or (by_name or causes)[0]
         finally:
             self._stream.cancel()
+
+    def beat(self) -> None:
+        """A heartbeat now: it takes over what another stream was to be told."""
+        self._beat = True
+        self._wake.set()
 
     def stop(self, reason: str) -> None:
         """End the stream; `run` returns soon after."""
@@ -108,13 +115,20 @@ class Link:
                 self._chooser.written()  # the wait for its answer begins, even if this write blocks
                 sends = chat_pb2.Sends(epoch=send.epoch, first_seq=send.first_seq, events=[e.raw for e in send.events])
                 await self._stream.write(chat_pb2.SessionRequest(sends=sends))
-            elif now >= beat_s:
-                beat_s = now + limits.HEARTBEAT_S
-                beat = chat_pb2.Heartbeat(region_time_ms=self._session.now_ms(), peers_live=self._session.peers_live)
-                await self._stream.write(chat_pb2.SessionRequest(heartbeat=beat))
+            elif now >= beat_s or self._beat:
+                beat_s, self._beat = now + limits.HEARTBEAT_S, False
+                await self._stream.write(chat_pb2.SessionRequest(heartbeat=self._heartbeat()))
             else:
                 due = outbox.wake_at(self.lane, now)
                 await self._sleep(min(beat_s, due if due is not None else beat_s) - now)
+
+    def _heartbeat(self) -> chat_pb2.Heartbeat:
+        session = self._session
+        return chat_pb2.Heartbeat(
+            region_time_ms=session.now_ms(),
+            peers_live=session.peers_live,
+            awaiting=wire.encode_vector(session.outbox.awaiting()),
+        )
 
     async def _sleep(self, seconds: float) -> None:
         self._wake.clear()

@@ -137,7 +137,7 @@ class Failover:
         return [given_up]
 
     def _move(self, group: asyncio.TaskGroup, primary: Link, now: float) -> list[float]:
-        """Another stream first, then leave this one: its log is full, asked to go, fallen behind, home is well again."""
+        """Another stream first, then leave this one: log full, asked to go, fallen behind, or home is well again."""
         if self._full(primary):
             if now >= self._again_s:
                 self._again_s = now + AGAIN_S  # the other region may be full too: no running to and fro
@@ -173,6 +173,7 @@ class Failover:
         self._plan_failback(self._clock.monotonic())
         if old is not None:
             old.stop("another stream took over")
+            link.beat()  # the old one's acknowledgements may have come after this one's hello
         self.session.connected(link.reply.region, link.reply.node, moved=old is not None)
         self.connected.set()
 

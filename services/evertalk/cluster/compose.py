@@ -15,8 +15,9 @@ from typing import Any
 from evertalk.cluster import child, containers
 from evertalk.cluster.containers import Container, ContainerRegion
 from evertalk.cluster.docker import Compose, compose_command, docker
+from evertalk.cluster.insides import CLOCK_FILE, Insides
 from evertalk.cluster.layout import free_ports
-from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint, Unable
+from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint
 
 #: Names the compose file to use; else the nearest docker-compose.yml above this package or the working directory.
 FILE_VARIABLE = "EVERTALK_COMPOSE_FILE"
@@ -104,16 +105,16 @@ def _ways(source: str, sink: str, both: bool) -> list[tuple[str, str]]:
     return [(source, sink), (sink, source)] if both else [(source, sink)]
 
 
-class ComposeCluster(Unable):
+class ComposeCluster(Insides):
     """A running Compose project; make one with `create`, leave it as a context manager or with `close`."""
 
     def __init__(self, directory: Path, compose: Compose, services: Mapping[str, str], shards: int, seed: int) -> None:
+        super().__init__({name: _container(compose, name, services[name]) for name in services})
         self._directory = directory
         self._compose = compose
         self._shards = shards
         self._seed = seed
         self._stack = AsyncExitStack()
-        self._containers = {name: _container(compose, name, services[name]) for name in services}
         names = list(dict.fromkeys(each.region for each in self._containers.values()))
         self._wan = ContainerWan({name: self._containers[f"{name}-wan"] for name in names})
         self._regions = {name: ContainerRegion(name, compose, self._containers, self._wan.again) for name in names}
@@ -145,7 +146,7 @@ class ComposeCluster(Unable):
         nodes = [name for name in services if _kind(name) == "node"]
         ports = dict(zip(nodes, free_ports(len(nodes)), strict=True))
         given = {f"{name.replace('-', '_').upper()}_PORT": str(port) for name, port in ports.items()}
-        files = [file, *_override(directory, services, env)]
+        files = [file, _override(directory, services, env)]
         compose = Compose(command, files, project, profiles, {**given, "EVERTALK_SHARDS": str(shards)})
         addresses = {name: f"127.0.0.1:{ports[name]}" if name in ports else "" for name in services}
         cluster = cls(directory, compose, addresses, shards, seed)
@@ -168,6 +169,11 @@ class ComposeCluster(Unable):
     def project(self) -> str:
         """Name of the Compose project."""
         return self._compose.project
+
+    @property
+    def compose(self) -> Compose:
+        """The Compose tool, for what no verb covers."""
+        return self._compose
 
     @property
     def regions(self) -> Mapping[str, ContainerRegion]:
@@ -235,19 +241,6 @@ class ComposeCluster(Unable):
     def cpu_s(self) -> dict[str, float | None]:
         """Processor seconds of each live container's processes; None if the engine runs on another machine."""
         return {each.name: _sum(each.pid, child.cpu_s) for each in self._containers.values() if each.alive}
-
-    async def ask_redis(self, region: str, *words: str) -> str:
-        """A command to a region's Redis as its admin; returns the answer as text.
-
-        Raises:
-            ClusterError: it is down, or refuses.
-        """
-        redis = self.region(region).redis
-        passwords = json.loads(await docker("exec", redis.id, "cat", f"/secrets/{region}/passwords.json"))
-        said = await docker(
-            "exec", "-e", f"REDISCLI_AUTH={passwords['admin']}", redis.id, "redis-cli", "-e", "--user", "admin", *words
-        )
-        return said.strip()
 
     async def close(self) -> None:
         """Keep the logs, then remove every container, network and volume of the project."""
@@ -321,15 +314,14 @@ async def _services(compose: Compose, regions: Sequence[str], nodes_per_region: 
     return found
 
 
-def _override(directory: Path, services: Sequence[str], env: Mapping[str, str]) -> list[Path]:
-    """Makes the directory, and in it a file that adds to nodes' and replicators' environment, if there is any."""
+def _override(directory: Path, services: Sequence[str], env: Mapping[str, str]) -> Path:
+    """Makes the directory, and in it a file that adds to nodes' and replicators' environment."""
     directory.mkdir(parents=True, exist_ok=True)
-    if not env:
-        return []
     path = directory.absolute() / "override.json"  # JSON is YAML
-    changed = {name: {"environment": dict(env)} for name in services if _kind(name) in ("node", "replicator")}
+    added = {"environment": {"EVERTALK_CLOCK_FILE": CLOCK_FILE, **env}}
+    changed = {name: added for name in services if _kind(name) in ("node", "replicator")}
     path.write_text(json.dumps({"services": changed}, indent=1))
-    return [path]
+    return path
 
 
 def _kind(service: str) -> str:

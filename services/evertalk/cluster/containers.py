@@ -35,6 +35,7 @@ class Container:
         self.region = region
         self.address = address
         self.id = ""
+        self.image = ""
         self.pid: int | None = None  # on this machine, if the engine runs on it
         self.restarts = 0
         self._compose = compose
@@ -48,7 +49,7 @@ class Container:
     def note(self, seen: Mapping[str, Any]) -> None:
         """Take in what the engine says of it."""
         state = seen["State"]
-        self.id = seen["Id"]
+        self.id, self.image = seen["Id"], seen["Image"]
         self._alive = bool(state["Running"])
         self.pid = state["Pid"] or None
         self.restarts = seen["RestartCount"]

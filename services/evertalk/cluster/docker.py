@@ -83,8 +83,8 @@ class Compose:
         env: Mapping[str, str],
     ) -> None:
         self.project = project
-        self._env = env
-        self._command = [
+        self.env = env
+        self.command = [
             *command,
             *(part for file in files for part in ("-f", str(file))),
             *("--project-directory", str(files[0].parent)),
@@ -94,7 +94,7 @@ class Compose:
 
     async def __call__(self, *arguments: str, timeout_s: float = _SHORT_S) -> str:
         """One command of the tool for this project. Raises as `run` does."""
-        return await run([*self._command, *arguments], self._env, timeout_s)
+        return await run([*self.command, *arguments], self.env, timeout_s)
 
     async def containers(self) -> dict[str, str]:
         """Container ids by service, running or not."""

@@ -206,30 +206,6 @@ class Inside(Protocol):
         ...
 
 
-class Unable:
-    """Base of drivers that cannot do everything that `Inside` names."""
-
-    async def ask_redis(self, region: str, *words: str) -> str:
-        """As `Inside.ask_redis`."""
-        raise ClusterError("this driver cannot speak to a Redis as its admin")
-
-    async def damage(self, process: str, way: str, seed: int = 0) -> str:
-        """As `Inside.damage`."""
-        raise ClusterError("this driver cannot reach what processes store")
-
-    async def fill_disk(self, process: str) -> None:
-        """As `Inside.fill_disk`."""
-        raise ClusterError("this driver cannot fill a disk")
-
-    async def free_disk(self, process: str) -> None:
-        """As `Inside.free_disk`."""
-        raise ClusterError("this driver cannot fill a disk")
-
-    async def skew(self, region: str, offset_ms: int) -> None:
-        """As `Inside.skew`."""
-        raise ClusterError("this driver cannot set clocks")
-
-
 class Cluster(Inside, Protocol):
     """A running cluster."""
 

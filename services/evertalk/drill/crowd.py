@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 
-from evertalk.client import Client, Endpoint, register, sign_in
+from evertalk.client import Client, Endpoint, Registered, register, sign_in
 from evertalk.core.errors import EvertalkError
 from evertalk.core.transcript import Transcript
 from evertalk.drill import replay, traffic
@@ -18,6 +18,7 @@ from evertalk.ports import Transport
 
 PASSWORD = "correct horse battery"
 _REGISTER_AT_ONCE = 4
+_PATIENCE_S = 60.0  # how long it took is told; a busy machine is no failure
 
 
 class Crowd:
@@ -54,13 +55,21 @@ class Crowd:
             region = regions[index % len(regions)]
             home = sorted(self.endpoints, key=lambda e: e.region != region)
             async with slots:
-                account = await register(home, name, PASSWORD)
+                account = await register(home, name, PASSWORD, timeout=_PATIENCE_S)
             self._tokens[account.account] = account.token
             return self._person(name, account.account, account.token, region)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(i, name)) for i, name in enumerate(self._names())]
         self.people = [task.result() for task in tasks]
+
+    async def register_more(self, number: int) -> list[Registered]:
+        """So many accounts besides, whose sessions are somebody else's business."""
+        found = []
+        for n in range(number):
+            name = f"listener-{self.plan.seed}-{n}"
+            found.append(await register(self.endpoints, name, PASSWORD, timeout=_PATIENCE_S))
+        return found
 
     async def connect(self, clients: AsyncExitStack) -> None:
         """Everybody's client is entered into the stack."""
@@ -99,6 +108,14 @@ class Crowd:
             title = self.plan.transcript.title or "transcript"
             return [traffic.Talk(title[:80], tuple(range(len(self.people))))]
         return traffic.talks(len(self.people), self.plan.seed)
+
+    async def make_group(self, host: Person, title: str, others: Sequence[bytes]) -> bytes:
+        """A group of a person with any accounts; it is read from every replica at the end, as all others are."""
+        made = await host.client.create_group(title, others, timeout=None)
+        host.talks.append(made.id)
+        self.scopes.append(made.id)
+        self.readers[made.id] = self._tokens[host.account]
+        return made.id
 
     # ------------------------------------------------------------ talking
 
@@ -149,8 +166,8 @@ class Crowd:
         name = f"guest-{self.plan.seed}-{self._guests}"
         self._guests += 1
         try:
-            await sign_in(alive, host.name, PASSWORD)
-            guest = await register(alive, name, PASSWORD)
+            await sign_in(alive, host.name, PASSWORD, timeout=_PATIENCE_S)
+            guest = await register(alive, name, PASSWORD, timeout=_PATIENCE_S)
             person = self._person(name, guest.account, guest.token, alive[0].region)
             async with person.client as chat:
                 made = await chat.create_group("started while a region was down", [host.account])

@@ -33,7 +33,6 @@ class Drill:
         converged_s: limit of the time to equal digests (P7).
         regions: how many it needs at least.
         seconds: how long its load is if nobody says.
-        only: drivers that can do it; empty: all.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Drill:
     converged_s: float | None = None
     regions: int = 2
     seconds: float = 40.0
-    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

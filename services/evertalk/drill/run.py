@@ -28,6 +28,8 @@ from evertalk.drill.watching import Watching
 _SETTLE_S = 60.0
 _EQUAL_S = 60.0
 _REDUNDANT_S = 30.0
+_HOME_S = 120.0
+_POLL_S = 0.25
 
 
 class Run:
@@ -66,7 +68,7 @@ class Run:
         """
         took = await self.crowd.prove_life_without(*dead)
         down = " and ".join(dead)
-        self.recorder.record_gauge("new_user_and_conversation_s", round(took, 3), down)
+        self.note("new_user_and_conversation_s", took, down)
         self.say(f"with {down} down: a sign-in, a new user and a new conversation, {took:.1f} s")
 
     async def until_redundant(self, *dead: str) -> None:
@@ -99,14 +101,17 @@ class Run:
         if there := [p.name for p in self.crowd.people if p.where == region]:
             raise DrillFailed(f"{region} was drained, and {', '.join(there)} are still there")
 
-    def must_be_home(self, region: str) -> None:
-        """Everybody whose region this is must be served by it.
+    async def until_home(self, region: str) -> None:
+        """Until everybody whose region this is is served by it again.
 
         Raises:
-            DrillFailed
+            DrillFailed: somebody is not within two minutes.
         """
-        if astray := [p.name for p in self.crowd.people if p.region == region and p.where != region]:
-            raise DrillFailed(f"{len(astray)} people of {region} have not come home: {', '.join(astray[:5])} …")
+        since = self.now()
+        while astray := [p.name for p in self.crowd.people if p.region == region and p.where != region]:
+            if self.now() - since > _HOME_S:
+                raise DrillFailed(f"{len(astray)} people of {region} have not come home: {', '.join(astray[:5])}")
+            await asyncio.sleep(_POLL_S)
         self.say(f"everybody of {region} has come home")
 
     def must_be_bounded(self, cap: int) -> None:
@@ -116,6 +121,10 @@ class Run:
             DrillFailed
         """
         self.watching.must_be_bounded(cap, self.say)
+
+    def note(self, name: str, value: float, target: str) -> None:
+        """Keep a figure in the history."""
+        self.recorder.record_gauge(name, round(value, 3), target)
 
     def say(self, line: str) -> None:
         """Tell whoever watches."""

@@ -1,11 +1,13 @@
 -- Every event lies in its slot; the integer primary key is the change number, so any change of a row gives it
--- the next one and Export is a range scan.
+-- the next one and Export is a range scan. `sum` is a checksum of what no index covers (sqlite_checks.py): a store
+-- whose node has died is compared with them before it is trusted again.
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     life TEXT NOT NULL,
     shards INTEGER NOT NULL,
     change INTEGER NOT NULL, -- the highest ever given, so that none is given twice
-    dead INTEGER NOT NULL    -- bytes emptied in texts
+    dead INTEGER NOT NULL,   -- bytes emptied in texts
+    sum INTEGER AS (checksum(life, shards, change, dead)) STORED
 ) STRICT;
 
 CREATE TABLE scopes (id INTEGER PRIMARY KEY, scope BLOB NOT NULL UNIQUE) STRICT;
@@ -13,7 +15,8 @@ CREATE TABLE scopes (id INTEGER PRIMARY KEY, scope BLOB NOT NULL UNIQUE) STRICT;
 CREATE TABLE origins (
     id INTEGER PRIMARY KEY,
     origin TEXT NOT NULL UNIQUE,
-    folded INTEGER NOT NULL DEFAULT 0
+    folded INTEGER NOT NULL DEFAULT 0,
+    sum INTEGER AS (checksum(folded)) STORED
 ) STRICT;
 
 CREATE TABLE facts (
@@ -29,7 +32,8 @@ CREATE TABLE facts (
     marks INTEGER NOT NULL,  -- 1 late, 2 parent missing: local, never exported
     copies TEXT,             -- JSON [[origin, position], ...] of further copies; mostly NULL
     event BLOB,              -- the event's bytes, or NULL and:
-    text INTEGER             -- where they lie in texts
+    text INTEGER,            -- where they lie in texts
+    sum INTEGER AS (checksum(hlc, accepted_at, expires_at, marks, copies, event, text)) STORED
 ) STRICT;
 CREATE UNIQUE INDEX facts_slot ON facts (scope, kind, slot);
 CREATE INDEX facts_position ON facts (scope, origin, position);
@@ -39,7 +43,11 @@ CREATE INDEX facts_expiry ON facts (expires_at) WHERE expires_at > 0;
 -- What people wrote and may delete. Rows are only ever appended, and emptied in place, never removed: SQLite
 -- moves rows between pages when it merges them and leaves what it moved in the gap of the old page, where
 -- secure_delete does not reach.
-CREATE TABLE texts (id INTEGER PRIMARY KEY, event BLOB NOT NULL) STRICT;
+CREATE TABLE texts (
+    id INTEGER PRIMARY KEY,
+    event BLOB NOT NULL,
+    sum INTEGER AS (checksum(event)) STORED
+) STRICT;
 
 -- Messages that expired here, with the rank of their smallest copy; local, so that an edit that comes later does
 -- not stay, and another text of the same id is judged as if the message were still there. A deletion is a fact.
@@ -49,6 +57,7 @@ CREATE TABLE expired (
     expires_at INTEGER NOT NULL,
     accepted_at INTEGER NOT NULL,
     origin TEXT NOT NULL,
+    sum INTEGER AS (checksum(scope, slot, expires_at, accepted_at, origin)) STORED,
     PRIMARY KEY (scope, slot)
 ) STRICT, WITHOUT ROWID;
 
@@ -60,6 +69,7 @@ CREATE TABLE members (
     origin TEXT NOT NULL,
     position INTEGER NOT NULL,
     role INTEGER NOT NULL,
+    sum INTEGER AS (checksum(account, scope, origin, position, role)) STORED,
     PRIMARY KEY (account, scope, origin)
 ) STRICT, WITHOUT ROWID;
 
@@ -67,6 +77,7 @@ CREATE TABLE cursors (
     origin TEXT NOT NULL,
     shard INTEGER NOT NULL,
     position INTEGER NOT NULL,
+    sum INTEGER AS (checksum(origin, shard, position)) STORED,
     PRIMARY KEY (origin, shard)
 ) STRICT, WITHOUT ROWID;
 
@@ -75,7 +86,13 @@ CREATE TABLE holes (
     shard INTEGER NOT NULL,
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
+    sum INTEGER AS (checksum(origin, shard, first, last)) STORED,
     PRIMARY KEY (origin, shard, first, last)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE bookmarks (source TEXT PRIMARY KEY, life TEXT NOT NULL, change INTEGER NOT NULL) STRICT;
+CREATE TABLE bookmarks (
+    source TEXT PRIMARY KEY,
+    life TEXT NOT NULL,
+    change INTEGER NOT NULL,
+    sum INTEGER AS (checksum(life, change)) STORED
+) STRICT;

@@ -73,10 +73,9 @@ def blows(run: Run, chance: random.Random) -> list[Blow]:
         found += _of_region(run, name) + _of_wan(run, name)
         for process in (region.redis.name, region.replicator.name, *region.nodes):
             found += _of_process(run, process)
-        if run.plan.driver == "process":
-            found += _inside_redis(run, name) + _of_clock(run, name, chance)
-            for node in region.nodes:
-                found += _inside_node(run, node, chance)
+        found += _inside_redis(run, name) + _of_clock(run, name, chance)
+        for node in region.nodes:
+            found += _inside_node(run, node, chance)
     return found
 
 

@@ -6,8 +6,6 @@ from evertalk.drill.plan import Drill, Script
 from evertalk.drill.run import Run
 from evertalk.drill.scripts import BREAK, MEND, SHORT_S
 
-_PROCESS = ("process",)
-
 
 def _node(run: Run) -> str:
     return next(iter(run.cluster.region(run.regions[0]).nodes))
@@ -64,7 +62,6 @@ DRILLS = (
         "a new origin; what only its log held comes from stores and outboxes",
         _empty_redis,
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "redis-rolled-back",
@@ -72,7 +69,6 @@ DRILLS = (
         "a new origin: no old position is mistaken for a new one, nothing is lost or doubled",
         _roll_back_redis,
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "redis-full",
@@ -80,7 +76,6 @@ DRILLS = (
         "its sends are refused by name, people go on elsewhere; trimming still works",
         _fill_redis,
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "store-deleted",
@@ -88,7 +83,6 @@ DRILLS = (
         _REBUILT,
         _damage("delete_store"),
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "store-truncated",
@@ -96,7 +90,6 @@ DRILLS = (
         _REBUILT,
         _damage("truncate_store"),
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "store-torn",
@@ -104,7 +97,6 @@ DRILLS = (
         _REBUILT,
         _damage("tear_store"),
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "store-flipped",
@@ -112,7 +104,6 @@ DRILLS = (
         _REBUILT,
         _damage("flip_store"),
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "disk-full-node",
@@ -120,7 +111,6 @@ DRILLS = (
         "it serves nobody until there is room; its people go on within a second",
         _fill_node,
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
     Drill(
         "disk-full-redis",
@@ -128,6 +118,5 @@ DRILLS = (
         "nothing acknowledged is lost, people go on within a second",
         _fill_redis_disk,
         seconds=SHORT_S,
-        only=_PROCESS,
     ),
 )

@@ -1,0 +1,439 @@
+"""Log, Tail, Board and BoardReader over a simulated Redis, with the failures of the real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from evertalk.core.errors import (
+    LogError,
+    LogOutcomeUnknown,
+    LogUnavailable,
+    OriginLost,
+    ShardsMismatch,
+    UnsafeRedis,
+)
+from evertalk.core.ids import origin_name, region_of
+from evertalk.core.model import Stream
+from evertalk.ports import Ids, MirrorBatch, OriginInfo, Read, StoreEntry, StreamState, Watermark
+from evertalk.sim.network import Connection, Network
+from evertalk.sim.process import Process
+from evertalk.sim.redis import Pipeline, SimRedis
+
+CONNECT_S = 2.0
+COMMAND_S = 5.0
+PING_S = 2.0
+_BEHIND_S = 0.002  # how much later than the entries floors may be read
+
+
+class Broken(LogUnavailable):
+    """The link broke with commands under way: nothing is known of them."""
+
+
+class Link:
+    """One connection that never comes back. Use `open`."""
+
+    def __init__(self, process: Process, redis: SimRedis, network: Network) -> None:
+        self._process, self.redis = process, redis
+        self.connection = Connection(network, process, redis)
+        self.connection.client_ended = self._broke
+        self._pending: asyncio.Future[Any] | None = None
+        self.on_end: Callable[[], None] = lambda: None
+
+    @classmethod
+    async def open(cls, process: Process, redis: SimRedis, network: Network) -> Link:
+        """A connected link.
+
+        Raises:
+            LogUnavailable: refused at once, or no answer within CONNECT_S.
+        """
+        process.step()
+        link = cls(process, redis, network)
+        if not redis.alive:
+            link.connection.died(redis)
+        try:
+            await link._exchange(lambda answer: lambda: answer(None), CONNECT_S, connecting=True)
+        except Broken as error:
+            raise LogUnavailable(str(error)) from None
+        return link
+
+    @property
+    def is_open(self) -> bool:
+        return self.connection.open
+
+    def _broke(self) -> None:
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(Broken(f"Redis in {self.redis.place} cannot be reached: connection lost"))
+        self.on_end()
+
+    async def _exchange(
+        self,
+        message: Callable[[Callable[[Any], None]], Callable[[], None]],
+        deadline_s: float,
+        connecting: bool = False,
+    ) -> Any:
+        """Send what `message` makes of a way to answer; the answer. Late or cancelled, it ends the link."""
+        self._process.step()
+        connection = self.connection
+        if not (connection.open or connecting):
+            raise LogUnavailable(f"the connection to Redis in {self.redis.place} is closed")
+        loop = self._process.loop
+        done: asyncio.Future[Any] = loop.create_future()
+        self._pending = done
+
+        def answer(reply: Any) -> None:
+            connection.down.send(lambda: None if done.done() else done.set_result(reply))
+
+        connection.up.send(message(answer))
+        late = loop.call_later(deadline_s, self._late, done)
+        answered = False
+        try:
+            reply = await done
+            answered = True
+        finally:
+            late.cancel()
+            if not answered:
+                self.close()
+        self._process.step()
+        return reply
+
+    async def ask(self, serve: Callable[[Callable[[Any], None]], None], deadline_s: float) -> Any:
+        """Have `serve` called over there with a way to answer, now or later; returns the answer.
+
+        Raises:
+            Broken: nothing is known of it. LogUnavailable: it was closed already, nothing was sent.
+        """
+        return await self._exchange(lambda answer: lambda: serve(answer), deadline_s)
+
+    async def run(self, commands: Sequence[Callable[[], Any]], deadline_s: float = COMMAND_S) -> list[Any]:
+        """Run a pipeline; a LogError that a command raises or returns is its reply.
+
+        Raises:
+            Broken: nothing is known of any. LogUnavailable: it was closed already, nothing was sent.
+        """
+        caught = [_caught(command) for command in commands]
+        replies: list[Any] = await self._exchange(lambda answer: Pipeline(caught, answer), deadline_s)
+        return replies
+
+    def _late(self, done: asyncio.Future[Any]) -> None:
+        if not done.done():
+            done.set_exception(Broken(f"Redis in {self.redis.place} does not answer"))
+
+    def close(self) -> None:
+        if self.connection.open:
+            self.connection.died(self._process)
+
+
+def _caught(command: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        try:
+            return command()
+        except LogError as error:
+            return error
+
+    return run
+
+
+class Station:
+    """Where adapters are made: a process, a network, and the Redis they lead to.
+
+    Args:
+        writes: False for a peer, who only reads.
+    """
+
+    def __init__(self, process: Process, network: Network, redis: SimRedis, writes: bool = True) -> None:
+        self.process, self.network, self.redis, self.writes = process, network, redis, writes
+
+    async def link(self) -> Link:
+        return await Link.open(self.process, self.redis, self.network)
+
+
+class SimLog:
+    """The Log port; see RedisLog."""
+
+    def __init__(self, station: Station, region: str, shards: int, ids: Ids) -> None:
+        self._station, self._region, self._shards, self._ids = station, region, shards, ids
+        self._link: Link | None = None
+        self._streams: list[Stream] = []
+
+    async def claim(self) -> str:
+        await self.close()
+        link = await self._station.link()
+        claimed = False
+        try:
+            redis = link.redis
+            [safe] = await link.run([redis.check_safe])
+            if isinstance(safe, LogError):
+                raise safe
+            fresh = origin_name(self._region, self._ids.ulid())
+            [reply] = await link.run([lambda: redis.claim(self._region, self._shards, fresh)])
+            outcome, value = reply
+            if outcome == "shards":
+                raise ShardsMismatch(
+                    f"the cluster was created with {value} shards, this process is set to {self._shards}"
+                )
+            if outcome == "region":
+                raise UnsafeRedis(f"this Redis belongs to region '{value}', not to '{self._region}'")
+            origin: str = value
+            self._streams = [Stream(origin, shard) for shard in range(self._shards)]
+            self._link, claimed = link, True
+            return origin
+        finally:
+            if not claimed:
+                link.close()
+
+    async def append(self, entries: Sequence[tuple[int, bytes]]) -> list[int | LogError]:
+        link = self._link
+        if link is None or not link.is_open:
+            await self.close()
+            raise LogUnavailable("the log is not claimed, or its Redis has closed the connection: claim again")
+        redis, streams = link.redis, self._streams
+        commands = [lambda s=shard, p=payload: redis.xadd(streams[s], p) for shard, payload in entries]
+        try:
+            results: list[int | LogError] = await link.run(commands)
+        except Broken as broken:
+            results = [LogOutcomeUnknown(f"{broken}; this entry may have been written")] * len(entries)
+        if any(isinstance(result, OriginLost | LogOutcomeUnknown) for result in results):
+            await self.close()
+        return results
+
+    async def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+class _Blocked:
+    """One XREAD at the server: answers when something comes, or time is up; floors are read behind the entries."""
+
+    def __init__(
+        self, redis: SimRedis, cursors: Mapping[Stream, int], wake: int, block_s: float, count: int,
+        answer: Callable[[tuple[Read, int]], None], network: Network,
+    ) -> None:  # fmt: skip
+        self._redis, self._cursors, self._wake, self._count = redis, dict(cursors), wake, count
+        self._answer, self._network = answer, network
+        self._over = block_s <= 0
+        redis.waiters[self.look] = None
+        if not self._over:
+            network.loop.at(network.loop.time() + block_s, self._time_up)
+        self.look()
+
+    def _time_up(self) -> None:
+        self._over = True
+        self.look()
+
+    def look(self) -> None:
+        """See whether there is an answer now."""
+        redis = self._redis
+        if self.look not in redis.waiters or redis.frozen:
+            return  # killed meanwhile; or it stands still
+        entries = redis.xread(self._cursors, self._count)
+        woken = redis.data.wake != self._wake and redis.data.wake > 0
+        if not (entries or woken or self._over):
+            return
+        del redis.waiters[self.look]
+        read = Read(entries)
+        wake = redis.data.wake
+        loop = self._network.loop
+        loop.at(loop.time() + self._network.rng.random() * _BEHIND_S, self._rest, read, wake)
+
+    def _rest(self, read: Read, wake: int) -> None:
+        data = self._redis.data
+        read.floors = {s: data.floors[s] for s in self._cursors if s in data.floors}
+        read.missing = {s for s in self._cursors if s not in data.streams}
+        read.origins = dict(data.origins)
+        self._answer((read, wake))
+
+
+class SimTail:
+    """The Tail port; see RedisTail."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self._link: Link | None = None
+        self._wake = 0
+
+    async def read(self, cursors: Mapping[Stream, int], block_s: float, count: int = 100) -> Read:
+        if self._link is None or not self._link.is_open:
+            self._link = await self._station.link()
+            self._wake = 0
+        redis, network = self._station.redis, self._station.network
+        wake = self._wake
+
+        def serve(answer: Callable[[Any], None]) -> None:
+            _Blocked(redis, cursors, wake, block_s, count, answer, network)
+
+        read: Read
+        read, self._wake = await self._link.ask(serve, max(block_s, 0.0) + COMMAND_S)
+        return read
+
+    async def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+
+class SimBoardReader:
+    """The BoardReader port; see RedisBoardReader."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self._idle: list[Link] = []
+        self._closed = False
+
+    async def _run(self, command: Callable[[], Any], again: bool = True) -> Any:
+        try:
+            return await self._once(command)
+        except Broken:
+            if not again:
+                raise
+        return await self._once(command)
+
+    async def _once(self, command: Callable[[], Any]) -> Any:
+        link = await self._take()
+        try:
+            [reply] = await link.run([command])
+        finally:
+            if link.is_open and not self._closed:
+                self._idle.append(link)
+            else:
+                link.close()
+        if isinstance(reply, LogError):
+            raise reply
+        return reply
+
+    async def _take(self) -> Link:
+        if self._closed:
+            raise LogUnavailable("this board is closed")
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_open:
+                return link
+        return await self._station.link()
+
+    async def origins(self) -> dict[str, OriginInfo]:
+        redis = self._station.redis
+        found: dict[str, OriginInfo] = await self._run(lambda: dict(redis.data.origins))
+        return found
+
+    async def streams(self, wanted: Iterable[Stream]) -> dict[Stream, StreamState]:
+        asked = list(wanted)
+        if not asked:
+            return {}
+        found: dict[Stream, StreamState] = await self._run(lambda: self._station.redis.stream_states(asked))
+        return found
+
+    async def stores(self) -> list[StoreEntry]:
+        found: list[StoreEntry] = await self._run(self._station.redis.store_entries)
+        return found
+
+    async def watermarks(self, relayed: bool = False) -> AsyncIterator[list[Watermark]]:
+        link = await self._station.link()
+        heard: deque[list[Watermark]] = deque()
+        came = asyncio.Event()
+        redis = self._station.redis
+
+        def take(marks: list[Watermark]) -> None:
+            heard.append(marks)
+            came.set()
+
+        def subscriber(is_relayed: bool, marks: list[Watermark]) -> None:
+            if relayed or not is_relayed:
+                link.connection.down.send(lambda: take(marks))
+
+        def leave() -> None:
+            redis.subscribers.pop(subscriber, None)
+
+        link.connection.server_ended = leave
+        link.on_end = came.set
+        try:
+            await link.run([lambda: redis.subscribers.setdefault(subscriber)])
+            yield []
+            while True:
+                await self._hear(link, came)
+                while heard:
+                    yield heard.popleft()
+                if not link.is_open:
+                    raise LogUnavailable(f"the subscription in {redis.place} broke")
+        finally:
+            leave()
+            link.close()
+
+    async def _hear(self, link: Link, came: asyncio.Event) -> None:
+        """Until something came, or the link is seen to live."""
+        try:
+            async with asyncio.timeout(PING_S):
+                await came.wait()
+        except TimeoutError:
+            await link.run([lambda: None], PING_S)
+        came.clear()
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+class SimBoard(SimBoardReader):
+    """The Board port; see RedisBoard."""
+
+    def __init__(self, station: Station, region: str) -> None:
+        super().__init__(station)
+        self._region = region
+
+    async def _write(self, command: Callable[[], Any], again: bool = True) -> Any:
+        def allowed() -> Any:
+            if not self._station.writes:
+                raise LogUnavailable("Redis refuses: NOPERM")
+            return command()
+
+        return await self._run(allowed, again)
+
+    async def append_mirror(self, batches: Sequence[MirrorBatch], announce: Sequence[Watermark]) -> list[bool]:
+        for batch in batches:
+            end = batch.predecessor + len(batch.entries)
+            if [position for position, _ in batch.entries] != list(range(batch.predecessor + 1, end + 1)):
+                raise ValueError(f"entries of a mirror batch must follow {batch.predecessor} without a gap")
+        if not batches:
+            return []
+        redis = self._station.redis
+        pairs = list(zip(batches, announce, strict=True))
+        found: list[bool] = await self._write(lambda: [redis.append_mirror(b, m) for b, m in pairs], again=False)
+        return found
+
+    async def jump_mirror(self, origin: str, shard: int, floor: int) -> int:
+        last: int = await self._write(lambda: self._station.redis.jump_mirror(origin, shard, floor))
+        return last
+
+    async def trim(self, stream: Stream, position: int) -> None:
+        await self._write(lambda: self._station.redis.trim(stream, position))
+
+    async def publish_store(self, entry: StoreEntry) -> None:
+        await self._write(lambda: self._station.redis.publish_store(entry))
+
+    async def carry_origins(self, origins: Iterable[OriginInfo]) -> None:
+        told = list(origins)
+        await self._write(lambda: self._station.redis.carry_origins(self._region, told))
+
+    async def fold(self, origin: str) -> None:
+        await self._write(lambda: self._station.redis.fold(origin, region_of(origin)))
+
+    async def forget_folded(self, origin: str) -> None:
+        await self._write(lambda: self._station.redis.forget_folded(origin))
+
+    async def announce(self, watermarks: Sequence[Watermark], relayed: bool) -> None:
+        told = list(watermarks)
+        if told:
+            await self._write(lambda: self._station.redis.publish(told, relayed))
+
+    async def rewrite_aof(self) -> None:
+        def rewrite() -> None:
+            self._station.redis.rewrites += 1
+
+        await self._write(rewrite)
+
+    async def memory(self) -> tuple[int, int]:
+        redis = self._station.redis
+        found: tuple[int, int] = await self._run(lambda: (redis.used(), redis.maxmemory))
+        return found

@@ -1,0 +1,62 @@
+"""What must hold at the end of a run beyond what the checker judges: sessions were shown everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from evertalk.core import limits
+from evertalk.core.ids import direct_scope
+from evertalk.core.model import Applied, Durability, Kind
+from evertalk.sim.people import Person
+from evertalk.sim.world import NodeHost
+
+_WHOLE_PAGE_BYTES = 100_000
+
+
+def unshown(
+    people: Sequence[Person], finals: Mapping[bytes, Sequence[Applied]], members: Mapping[bytes, set[bytes]],
+    said_at: Mapping[bytes, float], moved: Mapping[bytes, set[bytes]],
+    founders: Mapping[bytes, set[bytes]],
+) -> Iterator[str]:  # fmt: skip
+    """Messages that a session which runs to the end should have been shown and was not (R7, R13).
+
+    Args:
+        finals: conversation -> visible messages of a replica.
+        members: conversation -> accounts that are in it at the end.
+        said_at: message -> when it was invoked; from when on a session stood is in `Run.since`.
+        founders: conversation -> accounts that were in it from the start; others got a page of it.
+        moved: conversation -> accounts that have come or gone during the run, who are not judged.
+    """
+    for person in people:
+        if not person.runs or person.runs[-1].over:
+            continue
+        run = person.runs[-1]
+        for scope, messages in finals.items():
+            if person.account not in members[scope] or person.account in moved[scope]:
+                continue
+            joined = person.account not in founders[scope]
+            if joined and limits.SESSION_QUEUE_BYTES < _WHOLE_PAGE_BYTES:
+                continue  # it got as much of the page as its queue takes
+            for one in messages[-limits.JOIN_PAGE :] if joined else messages:
+                event = one.event
+                own = event.session == run.session
+                if own or event.kind != Kind.MESSAGE or event.id in run.shown:
+                    continue
+                if said_at.get(event.id, -1.0) > run.since:
+                    yield f"unshown: {person.name} was never shown message {event.id.hex()} of {event.sender.hex()[:6]}"
+
+
+def unkept(people: Sequence[Person], hosts: Sequence[NodeHost]) -> Iterator[str]:
+    """Accounts and conversations that were answered as replicated and are not everywhere, or not what they should be
+    (R14)."""
+    for person in people:
+        for account, durability in person.brought.items():
+            without = [host.name for host in hosts if not host.knows(account)]
+            if durability is Durability.REPLICATED and without:
+                yield f"unkept: account {account.hex()} was answered as REPLICATED and is not in {', '.join(without)}"
+        for other, created in person.met.items():
+            if created.id != direct_scope(person.account, other):
+                yield f"unkept: {person.name} has a direct conversation that the other side does not share"
+            without = [host.name for host in hosts if not host.members(created.id)]
+            if created.durability is Durability.REPLICATED and without:
+                yield f"unkept: conversation {created.id.hex()} was REPLICATED and is not in {', '.join(without)}"
