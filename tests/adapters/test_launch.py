@@ -99,7 +99,8 @@ async def many_looks() -> None:
 
 @asynccontextmanager
 async def watching() -> AsyncIterator[asyncio.Task[None]]:
-    """Somebody waits for a change, and has taken in what there is."""
+    """Somebody has taken in what there is, and waits for a change."""
+    load(ReplicatorSettings)
     task = asyncio.create_task(until_changed())
     await many_looks()
     try:
@@ -165,3 +166,10 @@ async def test_a_probe_is_content_only_with_one_that_serves(capsys: pytest.Captu
         await server.stop()
     assert capsys.readouterr().out.split() == ["unreachable", "NOT_SERVING", "SERVING"]
     assert probe([]) == 2
+
+
+@pytest.mark.usefixtures("busy_looks")
+async def test_a_change_between_loading_and_waiting_is_noticed(secrets: Path) -> None:
+    load(ReplicatorSettings)
+    write_private(secrets / "evertalk_peers", json.dumps({**PEERS, "jeju": PEERS["busan"]}))
+    await asyncio.wait_for(until_changed(), 10)

@@ -32,6 +32,8 @@ class BadSettings(EvertalkError):
 #: Names a directory with settings that are no business of the environment's: a file `evertalk_redis` and so on.
 SECRETS_VARIABLE = "EVERTALK_SECRETS"
 _LOOK_S = 2.0
+#: What the last `load` found in the directory of secrets, by file.
+_loaded: dict[str, bytes] = {}
 
 
 def secrets_directory() -> Path | None:
@@ -49,6 +51,8 @@ def load(kind: type[S]) -> S:
     secrets = secrets_directory()
     if secrets is not None and not secrets.is_dir():
         raise BadSettings(f"{SECRETS_VARIABLE}: there is no directory {secrets}")
+    _loaded.clear()
+    _loaded.update(_contents(secrets) if secrets else {})  # before it is read: a change meanwhile is seen
     try:
         return kind(_secrets_dir=secrets)
     except ValidationError as error:
@@ -61,13 +65,12 @@ def load(kind: type[S]) -> S:
 
 
 async def until_changed() -> None:
-    """Until a file in the directory of secrets says something else than now; for ever if there is no such directory."""
+    """Until a file in the directory of secrets says something else than `load` found; for ever if there is none."""
     secrets = secrets_directory()
     if secrets is None:
         await asyncio.Event().wait()
         return
-    first = _contents(secrets)
-    while _contents(secrets) == first:  # noqa: ASYNC110  nobody tells of a changed file
+    while _contents(secrets) == _loaded:  # noqa: ASYNC110  nobody tells of a changed file
         await asyncio.sleep(_LOOK_S)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,16 +53,20 @@ def make_keys(directory: Path, regions: list[str]) -> None:
     (directory / "public.json").write_text(json.dumps({"keys": public}, indent=1))
 
 
-def share_public_keys(directories: Sequence[Path]) -> None:
-    """Each region gets every region's public key; no directory ever holds another's private one."""
-    found: dict[str, Any] = {}
-    for directory in directories:
-        for key in json.loads((directory / "public.json").read_text())["keys"]:
-            found.setdefault(key["kid"], key)
-    for directory in directories:
-        fresh = directory / "public.json.new"
-        fresh.write_text(json.dumps({"keys": list(found.values())}, indent=1))
-        fresh.replace(directory / "public.json")  # at once: nodes may be reading
+def share_public_keys(directories: Mapping[str, Path]) -> None:
+    """Each region gets every region's public key; no directory ever holds another's private one.
+
+    Args:
+        directories: by region, each with its private key.
+    """
+    public = [
+        dict(OKPKey.import_key(json.loads((path / f"{region}.private.json").read_text())).as_dict(private=False))
+        for region, path in directories.items()
+    ]
+    for path in directories.values():
+        fresh = path / "public.json.new"
+        fresh.write_text(json.dumps({"keys": public}, indent=1))
+        fresh.replace(path / "public.json")  # at once: nodes may be reading
 
 
 class BadKeys(EvertalkError):

@@ -23,11 +23,12 @@ from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint
 FILE_VARIABLE = "EVERTALK_COMPOSE_FILE"
 _FILE = "docker-compose.yml"
 _FIRST = ("seoul", "busan")
+_SECRETS, _JOINS = "secrets", "jeju-joins"
 _THIRD = "three"  # the profile of every region beyond the first two
 _BUILD_S = 900.0
-_UP_S = 180.0
 _DOWN_S = 120.0
-_LOOK_S = 2.0
+_UP_S = 180.0
+_LOOK_S = 10.0
 _KINDS = {"redis": "redis", "replicator": "replicator", "wan": "wan"}
 
 
@@ -254,11 +255,12 @@ class ComposeCluster(Insides):
                 await self._compose("down", "--volumes", "--remove-orphans", "--timeout", "6", timeout_s=_DOWN_S)
 
     async def _start(self) -> None:
-        await self._compose("build", "secrets", timeout_s=_BUILD_S)
-        await self._compose("up", "-d", "--no-build", timeout_s=_UP_S)
+        await self._compose("build", _SECRETS, timeout_s=_BUILD_S)
+        await self._provision()
         live = list(self._containers.values())
-        await containers.look(self._compose, live)
-        await containers.until_ready(live)
+        for first in (True, False):  # one call each: two at once would both make the networks
+            stage = [each for each in live if (each.kind in ("redis", "wan")) is first]
+            await containers.start(self._compose, stage, wait=True)
         for region in self._regions.values():
             keys = self._directory / region.name
             keys.mkdir(exist_ok=True)
@@ -268,6 +270,14 @@ class ComposeCluster(Insides):
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
         watching = group.create_task(self._watch(live))
         self._stack.callback(watching.cancel)
+
+    async def _provision(self) -> None:
+        """Run those that make the secrets, as the file's start order would."""
+        for name in (_SECRETS, _JOINS)[: len(self._regions) - 1]:
+            await self._compose("up", "-d", "--no-deps", "--no-build", name, timeout_s=_UP_S)
+            maker = (await self._compose.containers())[name]
+            if (code := (await docker("wait", maker)).strip()) != "0":
+                raise ClusterError(f"{name} ended with exit code {code}:\n{await docker('logs', maker)}")
 
     async def _watch(self, live: Sequence[Container]) -> None:
         """Process ids and restarts, as they come and go; until cancelled."""
@@ -318,8 +328,9 @@ def _override(directory: Path, services: Sequence[str], env: Mapping[str, str]) 
     """Makes the directory, and in it a file that adds to nodes' and replicators' environment."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory.absolute() / "override.json"  # JSON is YAML
+    rare = {"healthcheck": {"interval": "60s"}}  # the driver asks for itself; a check costs what 100 messages do
     added = {"environment": {"EVERTALK_CLOCK_FILE": CLOCK_FILE, **env}}
-    changed = {name: added for name in services if _kind(name) in ("node", "replicator")}
+    changed = {name: {**rare, **(added if _kind(name) in ("node", "replicator") else {})} for name in services}
     path.write_text(json.dumps({"services": changed}, indent=1))
     return path
 

@@ -143,10 +143,13 @@ async def terminate(containers: Iterable[Container]) -> None:
 
 async def start(compose: Compose, containers: Sequence[Container], wait: bool) -> None:
     """Start those that are not alive; removed ones are made again, with new volumes if theirs are gone."""
+    there = await compose.containers()
     down = [each for each in containers if not each.alive]
-    if down:
-        await compose("up", "-d", "--no-deps", "--no-build", "--no-recreate", *(each.name for each in down))
-        await look(compose, down)
+    if ended := [there[each.name] for each in down if each.name in there]:
+        await docker("start", *ended)
+    if removed := [each.name for each in down if each.name not in there]:
+        await compose("up", "-d", "--no-deps", "--no-build", *removed)
+    await look(compose, down)
     if wait:
         await until_ready(containers)
 

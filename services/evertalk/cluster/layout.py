@@ -192,7 +192,7 @@ def write(layout: Layout) -> None:
             directory.mkdir(parents=True, exist_ok=True)
         make_keys(region.keys, [region.name])
         write_private(region.redis_config, _redis_config(region, layout.options))
-    share_public_keys([region.keys for region in layout.regions.values()])
+    share_public_keys({region.name: region.keys for region in layout.regions.values()})
     write_private(layout.wan_config, json.dumps(wan_config(layout), indent=1))
 
 

@@ -64,9 +64,11 @@ def provision(root: Path, regions: Sequence[str], nodes: int, redis_memory_mb: i
         return False
     known = _known(root, regions)
     passwords = {region: _passwords(root / region / "passwords.json") for region in known}
-    for region in known:
-        make_keys(root / region / "keys", [region])
-    share_public_keys([root / region / "keys" for region in known])
+    keys = {region: root / region / "keys" for region in known}
+    for region, directory in keys.items():
+        if not (directory / f"{region}.private.json").exists():  # or a running region's would be without others'
+            make_keys(directory, [region])
+    share_public_keys(keys)
     for region in known:
         _configure(root / region, region, known, passwords, nodes, redis_memory_mb, delay_ms)
     return True
