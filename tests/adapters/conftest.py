@@ -22,7 +22,7 @@ from evertalk.adapters.redis_server import find_server, server_config
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.core.model import Stream
 from evertalk.ports import Board, BoardReader, Log, Tail
-from evertalk.sim import redis_ports
+from evertalk.sim import redis_boards
 from tests.adapters.sim_world import SimWorld
 
 REGION = "seoul"
@@ -304,7 +304,7 @@ async def redis_world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
 @pytest.fixture
 async def sim_world(monkeypatch: pytest.MonkeyPatch) -> SimWorld:
     """A simulated one. A short ping: a dead subscription is noticed at once."""
-    monkeypatch.setattr(redis_ports, "PING_S", 0.1)
+    monkeypatch.setattr(redis_boards, "PING_S", 0.1)
     return SimWorld(REGION, SHARDS)
 
 

@@ -12,7 +12,8 @@ from evertalk.core.model import Stream
 from evertalk.sim.network import Network
 from evertalk.sim.process import Process
 from evertalk.sim.redis import SimRedis
-from evertalk.sim.redis_ports import SimBoard, SimBoardReader, SimLog, SimTail, Station
+from evertalk.sim.redis_boards import SimBoard, SimBoardReader
+from evertalk.sim.redis_ports import SimLog, SimTail, Station
 
 _FULL = 1
 

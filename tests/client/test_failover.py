@@ -11,7 +11,7 @@ import pytest
 from evertalk.adapters import wire
 from evertalk.client import Client, What
 from evertalk.core import limits
-from evertalk.core.errors import Code, Refused
+from evertalk.core.errors import Code, PeerUnavailable, Refused
 from evertalk.v1 import accounts_pb2, chat_pb2
 from tests.client.test_client import settle, take
 from tests.client.virtual import SeededIds, virtual
@@ -291,6 +291,18 @@ async def test_regions_that_are_all_full_are_not_run_to_and_fro() -> None:
         for node in ("seoul-1", "busan-1"):
             world[node].policy = lambda event: None
         await posted.accepted
+
+
+@virtual
+async def test_nodes_that_answer_late_because_thousands_ask_are_given_more_time() -> None:
+    world = World()
+    async with world.client() as chat:
+        for node in (world["seoul-1"], world["busan-1"]):
+            node.hello_delay_s = 3.0
+        for stream in [*world["seoul-1"].streams]:
+            stream.fail(PeerUnavailable("the region died and came back"))
+        await chat.send(ROOM, "at last", timeout=30)
+        assert world["seoul-1"].greeted + world["busan-1"].greeted <= 9
 
 
 @virtual

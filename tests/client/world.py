@@ -71,7 +71,9 @@ class Stream:
         if self.over or not self.node.alive:
             raise PeerUnavailable("broken")
         self._unread.append(frame)
-        if not self.node.hung:
+        if self.node.hello_delay_s and frame.HasField("hello"):
+            asyncio.get_running_loop().call_later(self.node.hello_delay_s, self.work)
+        elif not self.node.hung:
             self.work()
 
     async def read(self) -> chat_pb2.SessionResponse | None:
@@ -179,6 +181,7 @@ class Node:
         self.name = name
         self.alive = True
         self.hung = False
+        self.hello_delay_s = 0.0
         self.peers_live = True
         self.refuses_hello: Refused | None = None
         self.policy: Policy = lambda event: None

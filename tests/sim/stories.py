@@ -26,7 +26,7 @@ def plan(
 
 def says(who: int, first: float, last: float, every: float = 0.2, what: str = "message") -> list[Act]:
     """One thing after the other."""
-    count = int((last - first) / every) + 1
+    count = max(1, int((last - first) / every) + 1)
     return [Act(first + n * every, who, what, 0, n + 1) for n in range(count)]
 
 
@@ -134,7 +134,7 @@ def redis_is_full_now_and_then() -> Plan:
 
 def redis_is_emptied_and_nobody_says_anything_there() -> Plan:
     """seoul's Redis forgets everything while seoul's people are silent: busan's messages must be REPLICATED again."""
-    return plan(says(1, 3.0, 4.0), [Fault(1.5, "empty_redis", "seoul", 0.1, 5)], 5.0)
+    return plan(says(1, 3.0, 4.0), [Fault(1.5, "empty_redis", "seoul", 0.1, 1)], 5.0)
 
 
 def replicators_race() -> Plan:
@@ -142,8 +142,51 @@ def replicators_race() -> Plan:
     return plan([*says(0, 1.0, 3.0), *says(1, 1.05, 3.0)], (), 4.0, replace(SHAPE, replicators=2))
 
 
+def power_fails_between_checkpoint_and_trim() -> Plan:
+    """The log is trimmed up to the last checkpoint, and not one entry further (R5)."""
+    shape = replace(SHAPE, log_keep=0, log_keep_s=0.5, log_cap_bytes=1000, checkpoint_s=2.0)
+    faults = (
+        cut(0.5, 12.0),
+        Fault(9.1, "crash_client", "user0", 20.0, _at_once()),
+        Fault(9.2, "power_region", "seoul", 2.0, 1),
+    )
+    return plan(says(0, 1.0, 9.0, 0.1), faults, 13.0, shape)
+
+
+def streams_break_between_ack_and_delivery() -> Plan:
+    """Two people of one region talk at once; streams break while acks and deliveries are on their way (R7)."""
+    users = (replace(SEOUL, keeps="all"), replace(BUSAN, home="seoul"))
+    times = [1.0 + n * 0.6 for n in range(20)]
+    faults = [Fault(t + 0.0035 + n * 0.0002, "reset", "seoul", 0.1, _to_clients()) for n, t in enumerate(times)]
+    acts = [act for t in times for act in (*says(0, t, t), *says(1, t + 0.0003, t))]
+    return plan(acts, faults, 14.0, replace(SHAPE, nodes=(2, 1), wan_s=0.002), seed=9, users=users)
+
+
+def a_reply_overtakes_its_parent() -> Plan:
+    """busan's words reach seoul slowly and daegu fast; daegu answers, and seoul has the answer first (R11)."""
+    shape = replace(
+        SHAPE, regions=("seoul", "busan", "daegu"), nodes=(1, 1, 1), clock_offsets_ms=(0, 0, 0), drifts=(0.0,) * 3
+    )
+    users = (SEOUL, BUSAN, User("user2", "daegu", "all", False))
+    slow = [Fault(0.5, "slow", "seoul", 8.0, _slowly(shape))]
+    acts = [*says(1, 1.0, 7.0, 1.0), *says(2, 1.3, 7.3, 1.0, "reply")]
+    return plan(acts, slow, 9.0, shape, users=users, talks=((0, 1, 2),))
+
+
+def _slowly(shape: Shape) -> int:
+    """The chance with which `slow` slows both ways between seoul and busan by less than half a second."""
+    for pick in range(100_000):
+        rng = random.Random(pick)
+        other = rng.choice(shape.regions[1:])
+        ways = rng.choice(("both", "both", "there", "back"))
+        if other == "busan" and ways == "both" and max(rng.uniform(0.1, 1.5), rng.uniform(0.1, 1.5)) < 0.35:
+            return pick
+    raise AssertionError("no such chance")
+
+
 STORIES = (
     only_copy_is_trimmed, one_of_three_falls_behind, an_import_breaks_off, a_tail_that_nobody_else_has,
     nodes_crash_while_they_apply, a_store_is_lost_after_a_deletion, somebody_registers_where_it_burns,
     redis_is_full_now_and_then, redis_is_emptied_and_nobody_says_anything_there, replicators_race,
+    power_fails_between_checkpoint_and_trim, streams_break_between_ack_and_delivery, a_reply_overtakes_its_parent,
 )  # fmt: skip

@@ -12,7 +12,9 @@ import pytest
 
 _FRESH = 60
 _SEEDS = Path(__file__).with_name("seeds.txt")
-_MOST_S = 110.0
+_MOST_S = 280.0  # half a minute where nobody else wants the cores
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:

@@ -137,16 +137,18 @@ class Link:
                 await self._wake.wait()
 
 
-async def greet(peer: Peer, token: str, session: Session) -> tuple[SessionStream, chat_pb2.SessionResponse]:
+async def greet(
+    peer: Peer, token: str, session: Session, timeout_s: float
+) -> tuple[SessionStream, chat_pb2.SessionResponse]:
     """Open a stream and say hello; returns it with the node's first frame.
 
     Raises:
-        Refused, PeerUnavailable (also after HELLO_TIMEOUT_S).
+        Refused, PeerUnavailable (also after timeout_s).
     """
     stream = peer.session(token)
     greeted = False
     try:
-        async with asyncio.timeout(limits.HELLO_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await stream.write(chat_pb2.SessionRequest(hello=session.hello()))
             first = await stream.read()
         if first is None or not first.HasField("hello"):
@@ -154,7 +156,7 @@ async def greet(peer: Peer, token: str, session: Session) -> tuple[SessionStream
         greeted = True
         return stream, first
     except TimeoutError as error:
-        raise PeerUnavailable(f"no hello within {limits.HELLO_TIMEOUT_S} s") from error
+        raise PeerUnavailable(f"no hello within {timeout_s} s") from error
     finally:
         if not greeted:
             stream.cancel()

@@ -8,7 +8,7 @@ from enum import Enum
 
 from evertalk.client.accounts import Access
 from evertalk.client.connection import Link, greet
-from evertalk.client.endpoints import Backoff, Directory, Endpoint, HedgeBudget, race
+from evertalk.client.endpoints import STAGGER_S, Backoff, Directory, Endpoint, HedgeBudget, race
 from evertalk.client.notices import What
 from evertalk.client.session import Session
 from evertalk.core import limits
@@ -19,6 +19,7 @@ FAILBACK_AFTER_S = 30.0
 SILENT_S = 5.0  # a send unanswered, nothing else heard, and no leave to hedge: the stream counts as broken
 LASTED_S = 5.0  # a stream that lived so long ends all backing off
 AGAIN_S = 2.0  # between tries to hedge or to move
+PATIENCE_MAX = 8  # after rounds of tries in vain everything may take so much longer: thousands may be trying
 
 
 class _Why(Enum):
@@ -54,6 +55,7 @@ class Failover:
         self._again_s = 0.0
         self._lanes = 0
         self._backoff = Backoff(ids)
+        self._patience = 1
         self._eager = True
         self._poked = asyncio.Event()
         self._armed = False
@@ -197,13 +199,16 @@ class Failover:
                         self._candidates(why),
                         lambda endpoint, token=token: self._attempt(endpoint, token),  # type: ignore[misc]
                         lambda late: late.stop("came too late"),
+                        STAGGER_S * self._patience,
                     )
+                    self._patience = 1
                 except (PeerUnavailable, Refused) as error:
                     if not await self._mend(error):
                         raise
                     if why is not _Why.CONNECT or self.primary is not None:
                         self._again_s = self._clock.monotonic() + AGAIN_S
                         return
+                    self._patience = min(2 * self._patience, PATIENCE_MAX)
                     continue
                 self._adopt(group, link, why)
                 return
@@ -235,15 +240,16 @@ class Failover:
 
     async def _attempt(self, endpoint: Endpoint, token: str) -> Link:
         directory = self._directory
+        timeout_s = limits.HELLO_TIMEOUT_S * self._patience
         started = self._clock.monotonic()
         try:
-            stream, first = await greet(directory.peer(endpoint), token, self.session)
+            stream, first = await greet(directory.peer(endpoint), token, self.session, timeout_s)
         except Refused as refused:
             directory.failed(endpoint, refused.retry_after_ms)
             raise
         except PeerUnavailable:
             directory.failed(endpoint)
-            if self._clock.monotonic() - started >= limits.HELLO_TIMEOUT_S:
+            if self._clock.monotonic() - started >= timeout_s:
                 await directory.reset(endpoint)
             raise
         directory.succeeded(endpoint)

@@ -76,7 +76,7 @@ class Pull:
             await board.carry_origins(news)
             await self._region.refresh()
         self._theirs, self._chosen_at = theirs, -1
-        self._compared = (theirs, self._region.view.origins)  # not with what was read since: that may be another Redis's life
+        self._compared = (theirs, ours)  # not with what was read since: that may be another Redis's life
 
     def _choose(self) -> list[Stream]:
         region = self._region

@@ -88,7 +88,6 @@ class SimLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 1000.0
-        self.steps = 0
         self._order = itertools.count()
         self._due: list[
             tuple[float, int, asyncio.TimerHandle | None, Callable[..., object] | None, tuple[Any, ...]]
@@ -142,7 +141,6 @@ class SimLoop(asyncio.BaseEventLoop):
             if owner is not None and owner.frozen:
                 owner.parked.append(handle)
                 continue
-            self.steps += 1
             handle._run()
 
     def _jump(self) -> None:

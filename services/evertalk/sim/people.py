@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from evertalk.client import Client, Created, Notice, What
 from evertalk.client.accounts import register
-from evertalk.core.errors import EvertalkError, NotReplicated, PeerUnavailable, Refused
+from evertalk.core.errors import NotReplicated, PeerUnavailable, Refused
 from evertalk.core.model import Applied, Durability, Event, Kind, Target
 from evertalk.drill.recorder import Recorder
 from evertalk.sim.disk import SimOutbox
@@ -58,8 +58,7 @@ class Person:
         self._mine: dict[bytes, deque[Target]] = {}
         self._theirs: dict[bytes, deque[Target]] = {}
         self.open: set[bytes] = set()
-        self.hedges = self.doubles = self.late = self.orphans = self.kept = 0
-        self._accepted: dict[bytes, str] = {}
+        self.hedges = self.late = self.orphans = self.kept = 0
         self.met: dict[bytes, Created] = {}  # direct conversations, by the other account
         self.brought: dict[bytes, Durability] = {}  # accounts registered during the run, and how durable by the answer
         self.ready = asyncio.Event()
@@ -127,6 +126,8 @@ class Person:
                 self._recorder.record_gone(self.name, client.session)
                 self.runs[-1].over = True
             self.open.clear()
+            self._mine.clear()  # what the application knew went with it: a reply out of nowhere has no cause
+            self._theirs.clear()
         self.client = None
 
     @property
@@ -147,8 +148,6 @@ class Person:
                 self.open.add(notice.id)
                 recorder.record_send(name, notice.event)
             case What.ACCEPTED:
-                if self._accepted.setdefault(notice.id, notice.origin) != notice.origin:
-                    self.doubles += 1
                 recorder.record_accepted(
                     name, notice.id, notice.origin, notice.shard, notice.position, notice.node, notice.region
                 )
@@ -262,6 +261,3 @@ class Person:
 
 def _remember(event: Event, where: dict[bytes, deque[Target]]) -> None:
     where.setdefault(event.scope, deque(maxlen=_REMEMBERED)).append(Target(event.sender, event.id))
-
-
-__all__ = ["EvertalkError", "Person", "Run"]

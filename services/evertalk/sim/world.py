@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from evertalk.sim.own import SimClock, SimIds, SimKeyring, SimPasswords
 from evertalk.sim.plan import Shape
 from evertalk.sim.process import Process
 from evertalk.sim.redis import Data, SimRedis
-from evertalk.sim.redis_ports import SimBoard, SimBoardReader, SimLog, SimTail, Station
+from evertalk.sim.redis_boards import SimBoard, SimBoardReader
+from evertalk.sim.redis_ports import SimLog, SimTail, Station
 from evertalk.sim.rpc import SimServer, SimTransport, Switchboard
 
 _NOWHERE = "redis://simulated"
@@ -71,6 +72,11 @@ class NodeHost:
         """Every visible message of a conversation."""
         return sqlite_read.history(self.disk.db, self.disk.shards, scope, None, _ALL).messages
 
+    def in_two_entries(self) -> int:
+        """How many events it knows by more than one position."""
+        found: int = self.disk.db.execute("SELECT count(*) FROM facts WHERE length(copies) > 0").fetchone()[0]
+        return found
+
     def knows(self, account: bytes) -> bool:
         """True if that account is there."""
         return bool(sqlite_read.accounts(self.disk.db, [account]))
@@ -90,7 +96,6 @@ class RegionHost:
     clock: SimClock
     nodes: list[NodeHost]
     replicators: list[Process] = field(default_factory=list)
-    backup: Data | None = None
     dark: bool = False  # without power
 
     def processes(self) -> list[Process]:
@@ -247,10 +252,6 @@ class World:
         others = [*self.regions, CLIENTS]
         return [way for o in others if o != name for way in ((name, o), (o, name))]
 
-    def cut(self, one: str, other: str, both: bool = True) -> None:
-        """Nothing gets from one place to another; with `both`, nor back."""
-        self.network.cut((one, other), *([(other, one)] if both else []))
-
     def mend_all(self) -> None:
         """Every path, but those of regions without power."""
         self.network.mend()
@@ -303,9 +304,6 @@ class World:
             region.redis.thaw()
         self.network.kick()
 
-    def kill_redis(self, name: str) -> None:
-        self.regions[name].redis.kill()
-
     def heal(self) -> None:
         """Everything runs, every path is open."""
         self.thaw()
@@ -347,10 +345,6 @@ class World:
                 wanted = [Stream(o.origin, s, o.region != region.name) for o in origins.values() for s in shards]
                 found[region.name] = BoardView(region.name, origins, redis.store_entries(), redis.stream_states(wanted))
         return found
-
-    def live_nodes(self) -> Iterable[NodeHost]:
-        """Nodes that serve."""
-        return (host for host in self.hosts() if host.serves)
 
 
 def _serves(region: RegionHost) -> bool:
