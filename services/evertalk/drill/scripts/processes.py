@@ -100,6 +100,7 @@ DRILLS = (
     Drill(
         "rolling-restart", "every process of every region in turn, in order (SIGTERM), under load",
         "nobody loses an acknowledgement, people go on within a second", _restart_all, seconds=60.0,
+        converged_s=90.0,  # they talk on for most of it
     ),
     Drill(
         "drain-node", "each node of one region in turn, in order (SIGTERM)",
