@@ -222,6 +222,11 @@ class Cluster(Inside, Protocol):
 
     def node(self, name: str) -> Process: ...
 
+    @property
+    def fallen(self) -> list[str]:
+        """A sentence for each process that ended though no verb ended it."""
+        ...
+
     def rss(self) -> Mapping[str, int | None]:
         """Resident memory in bytes of each live process; None where it cannot be known."""
         ...

@@ -237,16 +237,16 @@ class Recorder:
         return from_lines(self.lines())
 
     def close(self, directory: Path) -> Path:
-        """Write the history into `directory` (made if need be) and let go of it; returns its file.
-
-        Blocks for seconds if it is long.
+        """Write the history into `directory` (made if need be); returns its file. Blocks for seconds if it is long.
 
         Raises:
             OSError
         """
-        path = write_lines(directory, self.lines())
-        self._records.clear()  # who judges it reads the file: both at once would take twice the memory
-        return path
+        return write_lines(directory, self.lines())
+
+    def forget(self) -> None:
+        """Let go of what is in the file by now: who judges it reads that, and both would take twice the memory."""
+        self._records.clear()
 
 
 def shown_of(event: Event) -> Shown:

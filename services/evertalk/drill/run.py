@@ -185,6 +185,7 @@ class Run:
 
     def _certify(self) -> dict[str, Any]:
         self.recorder.close(self.plan.out)
+        self.recorder.forget()
         return dict(write_certificate(self.plan.out))
 
     async def _people_and_load(self) -> None:
@@ -212,6 +213,8 @@ class Run:
                     task.cancel()
         # Everybody has left: nothing new is said, not even receipts, while replicas are compared.
         await self._compare_replicas()
+        for sentence in self.cluster.fallen:
+            self.say(sentence)
         if plan.transcript is not None:
             for region in self.regions:
                 number = await crowd.compare_with(plan.transcript, self._transport, region, plan.shards)
