@@ -114,8 +114,8 @@ async def test_a_drill_that_is_interrupted_leaves_nothing_running(tmp_path: Path
 
 
 async def test_unknown_drills_and_drivers_are_named() -> None:
-    assert "there are: baseline" in (await ran("drill", "run", "earthquake"))[1]
-    assert "there is: process" in (await ran("drill", "run", "baseline", "--driver", "balloon"))[1]
+    assert "there are: all, baseline" in (await ran("drill", "run", "earthquake"))[1]
+    assert "there are: process, compose" in (await ran("drill", "run", "baseline", "--driver", "balloon"))[1]
     code, said = await ran("drill", "list")
     assert code == 0
     assert "kill-region" in said
