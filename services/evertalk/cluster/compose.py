@@ -29,7 +29,7 @@ _BUILD_S = 900.0
 _DOWN_S = 120.0
 _UP_S = 180.0
 _LOOK_S = 10.0
-_KINDS = {"redis": "redis", "replicator": "replicator", "wan": "wan"}
+_ROLES = ("redis", "replicator", "wan")
 
 
 class ContainerWan:
@@ -328,7 +328,7 @@ def _override(directory: Path, services: Sequence[str], env: Mapping[str, str]) 
     """Makes the directory, and in it a file that adds to nodes' and replicators' environment."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory.absolute() / "override.json"  # JSON is YAML
-    rare = {"healthcheck": {"interval": "60s"}}  # the driver asks for itself; a check costs what 100 messages do
+    rare = {"healthcheck": {"interval": "60s"}}  # the driver asks for itself, and each check starts a process
     added = {"environment": {"EVERTALK_CLOCK_FILE": CLOCK_FILE, **env}}
     changed = {name: {**rare, **(added if _kind(name) in ("node", "replicator") else {})} for name in services}
     path.write_text(json.dumps({"services": changed}, indent=1))
@@ -338,7 +338,7 @@ def _override(directory: Path, services: Sequence[str], env: Mapping[str, str]) 
 def _kind(service: str) -> str:
     """redis | replicator | wan | node, or "" for what is none of a region's processes."""
     role = service.rpartition("-")[2]
-    return "node" if role.isdecimal() else _KINDS.get(role, "")
+    return "node" if role.isdecimal() else role if role in _ROLES else ""
 
 
 def _container(compose: Compose, name: str, address: str) -> Container:
