@@ -13,7 +13,7 @@ import pytest
 
 from evertalk.adapters import launch
 from evertalk.adapters.grpc_server import HealthServer
-from evertalk.adapters.launch import BadSettings, load, until_changed
+from evertalk.adapters.launch import BadSettings, follow, load, until_changed
 from evertalk.adapters.probe import main as probe
 from evertalk.adapters.settings import NodeSettings, ReplicatorSettings
 from evertalk.cluster.layout import free_ports, write_private
@@ -174,3 +174,30 @@ async def test_a_change_between_loading_and_waiting_is_noticed(secrets: Path) ->
     load(ReplicatorSettings)
     write_private(secrets / "evertalk_peers", json.dumps({**PEERS, "jeju": PEERS["busan"]}))
     await asyncio.wait_for(until_changed(), 10)
+
+
+@pytest.mark.usefixtures("busy_looks")
+async def test_a_change_that_cannot_be_used_is_tried_again_until_it_can(secrets: Path) -> None:
+    """The peer is there before its key: no second change of the settings comes when the key does."""
+    load(ReplicatorSettings)
+    key = secrets.parent / "key"
+    tried, taken = asyncio.Event(), asyncio.Event()
+
+    def take() -> None:
+        tried.set()
+        peers = load(ReplicatorSettings).peers
+        if not key.exists():
+            raise BadSettings("the key is not there yet")
+        assert "jeju" in peers
+        taken.set()
+
+    task = asyncio.create_task(follow(take))
+    write_private(secrets / "evertalk_peers", json.dumps({**PEERS, "jeju": PEERS["busan"]}))
+    await asyncio.wait_for(tried.wait(), 10)
+    await many_looks()
+    assert not taken.is_set()
+    assert not task.done()
+    key.touch()
+    await asyncio.wait_for(taken.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

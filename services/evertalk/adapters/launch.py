@@ -74,6 +74,30 @@ async def until_changed() -> None:
         await asyncio.sleep(_LOOK_S)
 
 
+async def follow(take: Callable[[], None]) -> None:
+    """Take in the settings after every change; what cannot be used is tried again until it can; until cancelled.
+
+    Args:
+        take: loads and uses them; an EvertalkError says that they are no good (a key may arrive after the peer
+            that it belongs to, without another change of the settings).
+    """
+    log = structlog.get_logger()
+    refused = ""
+    while True:
+        if refused:
+            await asyncio.sleep(_LOOK_S)
+        else:
+            await until_changed()
+        try:
+            take()
+        except EvertalkError as error:
+            if str(error) != refused:  # said once, not at every try
+                log.error("the changed configuration cannot be used", reason=str(error))
+            refused = str(error)
+        else:
+            refused = ""
+
+
 def _contents(directory: Path) -> dict[str, bytes]:
     """By name; one with a suffix is just being written, and takes its place when it is whole."""
     files = (path for path in sorted(directory.glob("evertalk_*")) if path.is_file() and not path.suffix)

@@ -17,7 +17,7 @@ from evertalk.adapters.redis_log import RedisLog
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.adapters.settings import NodeSettings
 from evertalk.adapters.sqlite_store import SqliteStore
-from evertalk.adapters.tokens import BadKeys, Keyring
+from evertalk.adapters.tokens import Keyring
 from evertalk.chatnode.node import Node
 from evertalk.chatnode.parts import Parts, World
 from evertalk.core.errors import Refused, StoreDamaged
@@ -76,16 +76,14 @@ async def _mind(store: SqliteStore, settings: NodeSettings) -> None:
 
 async def _follow(node: Node, keyring: Keyring) -> None:
     """Regions that join while this node runs are known without a restart; until cancelled."""
-    while True:
-        await launch.until_changed()
-        try:
-            fresh = launch.load(NodeSettings)
-            keyring.read()
-        except (launch.BadSettings, BadKeys) as error:
-            node.log.error("the changed configuration cannot be used", reason=str(error))
-            continue
+
+    def take() -> None:
+        fresh = launch.load(NodeSettings)
+        keyring.read()
         node.settings = node.settings.model_copy(update={"peers": fresh.peers, "endpoints": fresh.endpoints})
         node.log.info("the configuration has changed", peers=sorted(fresh.peers))
+
+    await launch.follow(take)
 
 
 async def _open_store(settings: NodeSettings, ids: SystemIds) -> SqliteStore:

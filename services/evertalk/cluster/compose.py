@@ -17,7 +17,7 @@ from evertalk.cluster.containers import Container, ContainerRegion
 from evertalk.cluster.docker import Compose, compose_command, docker
 from evertalk.cluster.insides import CLOCK_FILE, Insides
 from evertalk.cluster.layout import free_ports
-from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint
+from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint, named
 
 #: Names the compose file to use; else the nearest docker-compose.yml above this package or the working directory.
 FILE_VARIABLE = "EVERTALK_COMPOSE_FILE"
@@ -192,9 +192,7 @@ class ComposeCluster(Insides):
         Raises:
             ClusterError: there is none of that name.
         """
-        if name not in self._regions:
-            raise ClusterError(f"there is no region {name!r}, only {', '.join(self._regions)}")
-        return self._regions[name]
+        return named("region", name, self._regions)
 
     def node(self, name: str) -> Container:
         """A chat node by name.
@@ -202,10 +200,7 @@ class ComposeCluster(Insides):
         Raises:
             ClusterError: there is none of that name.
         """
-        found = {each.name: each for each in self._containers.values() if each.kind == "node"}
-        if name not in found:
-            raise ClusterError(f"there is no node {name!r}, only {', '.join(found)}")
-        return found[name]
+        return named("node", name, {each.name: each for each in self._containers.values() if each.kind == "node"})
 
     @property
     def fallen(self) -> list[str]:

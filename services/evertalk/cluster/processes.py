@@ -19,7 +19,7 @@ from evertalk.cluster import child, layout, resp
 from evertalk.cluster.child import Child, Spec
 from evertalk.cluster.layout import Layout, NodeLayout, Options, RegionLayout
 from evertalk.cluster.local import CLUSTER_FILE, LOCK_FILE
-from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint
+from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint, named
 from evertalk.wan.control import WanError, ask
 
 #: (kind, process name) -> command; kinds are "node" and "replicator".
@@ -208,9 +208,7 @@ class ProcessCluster:
         Raises:
             ClusterError: there is none of that name.
         """
-        if name not in self._regions:
-            raise ClusterError(f"there is no region {name!r}, only {', '.join(self._regions)}")
-        return self._regions[name]
+        return named("region", name, self._regions)
 
     def node(self, name: str) -> Child:
         """A chat node by name.
@@ -218,10 +216,9 @@ class ProcessCluster:
         Raises:
             ClusterError: there is none of that name.
         """
-        found = {each.name: each for region in self._regions.values() for each in region.nodes.values()}
-        if name not in found:
-            raise ClusterError(f"there is no node {name!r}, only {', '.join(found)}")
-        return found[name]
+        return named(
+            "node", name, {each.name: each for region in self._regions.values() for each in region.nodes.values()}
+        )
 
     @property
     def processes(self) -> list[Child]:

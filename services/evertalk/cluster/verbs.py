@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from evertalk.core.errors import EvertalkError
 
 
 class ClusterError(EvertalkError):
     """The cluster cannot do what was asked; the sentence names the process and the reason."""
+
+
+T = TypeVar("T")
+
+
+def named(what: str, name: str, found: Mapping[str, T]) -> T:
+    """The region, or the node, of this name.
+
+    Raises:
+        ClusterError: there is none of that name.
+    """
+    if name not in found:
+        raise ClusterError(f"there is no {what} {name!r}, only {', '.join(found)}")
+    return found[name]
 
 
 @dataclass(frozen=True, slots=True)
