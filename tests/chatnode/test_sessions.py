@@ -129,7 +129,7 @@ async def test_a_session_that_opens_amid_an_import_misses_nothing_that_markers_p
     said = pen.message("said in busan", BORIS)
     async with d.node.writing:
         rows = [Row(said, pack(NOW_MS), ((key[0], 1),))]
-        await d.tailer.imported(await d.store.import_rows(rows, NOW_MS))
+        await d.tailer.import_rows(rows)
     anna = await d.opened(ANNA)
     async with d.node.writing:
         await d.store.finish_import("busan-1", "life", 1, Vector({key: 1}), ())
@@ -154,6 +154,53 @@ async def test_who_joins_gets_the_page_before_a_marker_says_so(d: Desk, pen: Pen
     page_ends = next(i for i, f in enumerate(dora.frames) if any("old 2" in str(x) for x in f.deliveries))
     for frame in dora.frames[1:page_ends]:
         assert not frame.HasField("marker")
+
+
+async def test_whoever_is_a_member_already_is_shown_nothing_old_when_her_role_changes(d: Desk, pen: Pen) -> None:
+    """Added again, made an admin: a session that began today is not told yesterday's messages behind today's."""
+    await d.wrote(*(pen.message(f"yesterday {n}", BORIS) for n in range(3)))
+    fresh = await d.opened(CHLOE)
+    await d.wrote(pen.message("today", BORIS))
+    await fresh.sees("today")
+    changes = [pen.membership(CHLOE, Role.MEMBER, 1), pen.membership(CHLOE, Role.ADMIN, 2)]
+    reached = Vector()
+    for change in changes:
+        reached.merge(await d.wrote(change))
+    await d.wrote(pen.message("later", BORIS))
+    await fresh.sees("later")
+    assert fresh.texts() == ["today", "later"]
+    assert {c.id for c in changes} <= {a.event.id for a in fresh.shown()}
+    await fresh.hang_up()
+    back = await d.opened(CHLOE, fresh.session, fresh.have())
+    await back.until(lambda: any(f.HasField("marker") for f in back.frames))  # it has caught up
+    await d.wrote(pen.membership(CHLOE, Role.MEMBER, 3), pen.message("at last", BORIS))
+    await back.sees("at last")
+    assert back.texts() == ["at last"]
+
+
+async def test_who_is_added_and_made_an_admin_at_one_go_gets_one_page_and_who_returns_gets_another(
+    d: Desk, pen: Pen
+) -> None:
+    await d.wrote(pen.message("old", BORIS))
+    dora = await d.opened(DORA)
+    async with d.node.writing:  # both are in one batch of the store
+        d.region.write(pen.membership(DORA, Role.MEMBER, 1), pen.membership(DORA, Role.ADMIN, 2))
+    await d.wrote(pen.message("while she is in", BORIS))
+    await dora.sees("while she is in")
+    await d.wrote(pen.membership(DORA, Role.NONE, 3), pen.message("while she is out", BORIS))
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 4))
+    await dora.sees("while she is out")
+    assert dora.texts() == ["old", "while she is in", "old", "while she is in", "while she is out"]
+
+
+async def test_who_has_been_added_and_removed_again_since_is_shown_nothing(d: Desk, pen: Pen) -> None:
+    await d.wrote(pen.message("not for dora", BORIS))
+    dora = await d.opened(DORA)
+    leaving = pen.membership(DORA, Role.NONE, 2)
+    async with d.node.writing:  # both are in one batch of the store
+        d.region.write(pen.membership(DORA, Role.MEMBER, 1), leaving)
+    await dora.until(lambda: leaving.id in [a.event.id for a in dora.shown()])
+    assert dora.texts() == []
 
 
 async def test_who_has_left_hears_of_that_and_of_nothing_more(d: Desk, pen: Pen) -> None:
@@ -243,7 +290,7 @@ async def test_a_reader_that_is_cut_hears_of_no_marker_beyond_what_it_was_sent(d
     async with d.node.writing:  # all of it is handed out at one go, as after an import
         entries = d.region.write(*burst)
         applied = await d.store.apply([decode_entry(e) for e in entries], d.clock.wall_ms())
-        await d.hub.fan_out(applied)
+        await d.hub.fan_out(applied, {})
         for entry in entries:
             d.node.fanned.advance(entry.stream.origin, entry.stream.shard, entry.position)
         d.hub.beat_all()

@@ -306,6 +306,25 @@ async def test_nodes_that_answer_late_because_thousands_ask_are_given_more_time(
 
 
 @virtual
+async def test_who_finds_every_node_too_busy_comes_again_when_it_was_told_to() -> None:
+    world = World()
+    async with world.client() as chat:
+        nodes = world["seoul-1"], world["busan-1"]
+        for node in nodes:
+            node.refuses_hello = Refused(Code.OVERLOADED, "too many come at once", 4000)
+        before = sum(node.greeted for node in nodes)
+        for stream in [*world["seoul-1"].streams]:
+            stream.fail(PeerUnavailable("the region died"))
+        posted = await chat.post(ROOM, "patient")
+        await asyncio.sleep(3.9)
+        assert sum(node.greeted for node in nodes) - before == 2
+        for node in nodes:
+            node.refuses_hello = None
+        await asyncio.sleep(1.4)
+        assert posted.outcome is not None
+
+
+@virtual
 async def test_a_home_that_hangs_is_asked_seldom() -> None:
     world = World()
     async with world.client(failback=True):

@@ -254,6 +254,20 @@ def test_what_was_accepted_cannot_fail_any_more() -> None:
     assert len(box) == 1
 
 
+def test_what_was_accepted_and_is_too_old_to_be_accepted_again_is_released() -> None:
+    """Its origin may be folded and forgotten: then no watermark ever names it."""
+    box = filled(ROOM)
+    sent(box)
+    ack(box, 1)
+    box.close(1)
+    box.open(2, Vector())
+    assert sent(box, lane=2) == [1]
+    [released] = refuse(box, 1, Code.STAMP_TOO_OLD, lane=2)
+    assert isinstance(released, Released)
+    assert not len(box)
+    assert box.replicated(Vector({("here-1", 0): 1})) == []
+
+
 def test_not_yet_defers_its_conversation_and_lets_others_pass() -> None:
     box = filled(ROOM, OTHER, ROOM)
     sent(box)

@@ -20,8 +20,9 @@ from evertalk.chatnode import accounts as node_accounts
 from evertalk.chatnode.catchup import CatchUp
 from evertalk.chatnode.session import Session as NodeSession
 from evertalk.chatnode.tail import Tailer
+from evertalk.client.failover import Failover
 from evertalk.client.session import Session as SdkSession
-from evertalk.core import clock, holdback, limits, replication
+from evertalk.core import clock, holdback, limits, merge, replication
 from evertalk.core.errors import LogError, LogUnavailable, PeerUnavailable, Refused
 from evertalk.core.model import Applied, Durability, Entry, Event, Kind, Row, Stream
 from evertalk.core.vector import Vector
@@ -186,6 +187,42 @@ def r16_folding_asks_nobody(stack: ExitStack) -> None:
 # ---------------------------------------------------------------- and others
 
 
+def the_sender_is_not_in_the_key(stack: ExitStack) -> None:
+    """Two messages of one id are one, whoever sent them."""
+    slot_of = merge.slot_of
+
+    def without(event: Event) -> bytes:
+        return event.id + bytes(16) if event.kind == Kind.MESSAGE else slot_of(event)
+
+    _put(stack, sqlite_merge, "slot_of", without)
+    for module in (merge, sqlite_merge):
+        _put(stack, module, "target_slot", lambda target: target.id + bytes(16))
+
+
+def deleted_texts_stay(stack: ExitStack) -> None:
+    """A deleted message is not shown any more, and its text is left where it was."""
+    _put(stack, sqlite_merge.Merger, "_empty", lambda self, text: None)
+
+
+def nothing_disappears(stack: ExitStack) -> None:
+    """The time of messages that disappear passes without effect."""
+
+    async def nothing(self: SimStore, now_ms: int) -> int:
+        return 0
+
+    _put(stack, SimStore, "expire", nothing)
+
+
+def holes_have_no_name(stack: ExitStack) -> None:
+    """A gap that nobody can fill is passed as if it had been read."""
+    _put(stack, Vector, "open_hole", lambda self, hole: None)
+
+
+def nobody_hedges(stack: ExitStack) -> None:
+    """A stream is left only when nothing was heard on it for long."""
+    _put(stack, Failover, "_hedge", lambda self, group, primary, now: [])
+
+
 def ack_before_append(stack: ExitStack) -> None:
     """Positions are told before they are written."""
     append = SimLog.append
@@ -309,7 +346,7 @@ def _importing(finish_each: bool) -> Any:
                 life, change, folded = page.life, page.next_change, page.folded
                 start = start or decode_vector(page.vector)
                 async with node.writing:
-                    await self._tailer.imported(await store.import_rows(decode_rows(page.rows), node.region_time_ms()))
+                    await self._tailer.import_rows(decode_rows(page.rows))
                 if finish_each or page.last:
                     await finish()
                 if page.last:
@@ -326,26 +363,32 @@ def _importing(finish_each: bool) -> Any:
 #: What catches each bug: a hand-built story, or a seed, which is also how many seeds from 1 on it took.
 CAUGHT_BY: dict[str, int | Callable[[], Plan]] = {
     "r1_node_stamps": 1,
-    "r2_no_merging_of_stamps": 2,
-    "r3_an_origin_outlives_its_redis": 3,
+    "r2_no_merging_of_stamps": 3,
+    "r3_an_origin_outlives_its_redis": 14,
     "r4_a_mirror_append_names_no_predecessor": stories.replicators_race,
     "r5_trimming_asks_no_store": stories.only_copy_is_trimmed,
-    "r6_gaps_are_not_seen": 9,
+    "r6_gaps_are_not_seen": 21,
     "r7_one_vector": stories.streams_break_between_ack_and_delivery,
-    "r8_nobody_is_asked": 3,
+    "r8_nobody_is_asked": 1,
     "r9_cursors_move_with_the_first_page": stories.an_import_breaks_off,
+    "r10_no_order_after_a_refusal": stories.redis_is_full_now_and_then,
     "r11_parents_are_not_waited_for": stories.a_reply_overtakes_its_parent,
-    "r12_the_last_to_come_wins": 3,
+    "r12_the_last_to_come_wins": 35,
     "r13_joining_brings_no_page": 3,
     "r14_creations_do_not_wait": stories.somebody_registers_where_it_burns,
     "r16_folding_asks_nobody": stories.a_tail_that_nobody_else_has,
     "ack_before_append": 9,
     "cursor_outside_the_transaction": stories.nodes_crash_while_they_apply,
     "resume_one_too_far": 3,
-    "tombstones_stay_at_home": 37,
+    "tombstones_stay_at_home": 82,
     "trim_one_too_far": stories.power_fails_between_checkpoint_and_trim,
     "finally_confirms": stories.an_import_breaks_off,
     "unknown_is_called_written": 9,
+    "the_sender_is_not_in_the_key": stories.somebody_uses_anothers_ids,
+    "deleted_texts_stay": stories.whispers_in_a_region_that_burns,
+    "nothing_disappears": stories.whispers_in_a_region_that_burns,
+    "holes_have_no_name": stories.a_disk_comes_back_as_it_was,
+    "nobody_hedges": stories.a_region_stands_still_while_people_talk,
 }
 
 PLANTS: dict[str, Plant] = {
@@ -357,6 +400,7 @@ PLANTS: dict[str, Plant] = {
         r11_parents_are_not_waited_for, r12_the_last_to_come_wins, r13_joining_brings_no_page,
         r14_creations_do_not_wait, r16_folding_asks_nobody, ack_before_append, cursor_outside_the_transaction,
         resume_one_too_far, trim_one_too_far, tombstones_stay_at_home, finally_confirms, unknown_is_called_written,
+        the_sender_is_not_in_the_key, deleted_texts_stay, nothing_disappears, holes_have_no_name, nobody_hedges,
     )
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ async def _two_of_one_id(store: Store, pen: Pen, seoul: Region) -> list[str]:
 async def test_a_key_without_the_sender_would_lose_a_message(
     make_store: MakeStore, pen: Pen, seoul: Region, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ids are made by clients: one of them may use another's. Simulated ones do not, so this is built by hand."""
+    """Ids are made by clients: one of them may use another's. A story has it too; here it is one store alone."""
     assert await _two_of_one_id(await make_store(), pen, seoul) == ["anna's", "boris's"]
 
     def without(event: Event) -> bytes:
@@ -73,6 +73,6 @@ async def test_a_key_without_the_sender_would_lose_a_message(
 
 
 async def test_without_order_after_a_refusal_one_event_overtakes_another(d: Desk, pen: Pen) -> None:  # noqa: F811
-    """R10 at one node: in simulation the client sends again before anybody has read, so this is built by hand."""
+    """R10 at one node; a story has it with somebody who reads just then."""
     with planted("r10_no_order_after_a_refusal"), pytest.raises((AssertionError, TimeoutError)):
         await test_sends.test_nothing_overtakes_an_event_that_redis_had_no_memory_for(d, pen)

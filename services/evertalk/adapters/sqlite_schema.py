@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -105,12 +106,13 @@ async def connect(path: Path, pragmas: Sequence[str], damaged: asyncio.Event | N
     return connection
 
 
-def migrations() -> list[str]:
+@functools.cache
+def migrations() -> tuple[str, ...]:
     """The scripts of the package's migrations, number 1 first."""
     folder = resources.files("evertalk.adapters") / "migrations"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     assert [int(f.name[:3]) for f in files] == list(range(1, len(files) + 1)), "migrations are numbered 1, 2, 3 …"
-    return [f.read_text(encoding="utf-8") for f in files]
+    return tuple(f.read_text(encoding="utf-8") for f in files)
 
 
 def check_wal(db: sqlite3.Connection, path: Path) -> None:

@@ -19,6 +19,8 @@ EXPIRED = f"""SELECT scope, slot, expires_at, accepted_at,
     (SELECT o.origin FROM origins o WHERE o.id = facts.origin) FROM facts INDEXED BY facts_expiry
     WHERE kind = {Kind.MESSAGE:d} AND expires_at > 0 AND expires_at <= ? LIMIT ?"""
 
+_OLD = "SELECT 1 FROM expired WHERE expires_at < ? LIMIT 1"
+
 
 @dataclass(slots=True)
 class _Draft:
@@ -142,12 +144,16 @@ class Writer:
     def expire(self, now_ms: int) -> int:
         """Remove the messages whose time is over, with what hangs on them; returns how many facts went."""
         gone = 0
+        forgotten = now_ms - limits.MAX_AGE_MS
+        due = ((EXPIRED, (now_ms, 1)), (_OLD, (forgotten,)))
+        if not any(self._db.execute(*query).fetchone() for query in due):
+            return 0  # mostly, and a transaction writes even where nothing changes
         while True:
             with self._transaction():
                 rows = self._db.execute(EXPIRED, (now_ms, _EXPIRY_BATCH)).fetchall()
                 gone += sum(self._merger.bury_expired(*row) for row in rows)
                 if len(rows) < _EXPIRY_BATCH:
-                    self._db.execute("DELETE FROM expired WHERE expires_at < ?", (now_ms - limits.MAX_AGE_MS,))
+                    self._db.execute("DELETE FROM expired WHERE expires_at < ?", (forgotten,))
             if rows:
                 self._merger.forget(self._change, self._texts)  # places do not know of the new graves
             if len(rows) < _EXPIRY_BATCH:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -29,6 +30,10 @@ _KINDS = {
 }
 _FIELDS = {kind: field for field, kind in _KINDS.items()}
 
+# A node meets an event again and again: on a stream, in the log, in another copy. Small ones are decoded once.
+_SMALL_BYTES = 1024
+_REMEMBERED = 1024
+
 
 def decode_event(raw: bytes) -> Event:
     """An event from its bytes, which it keeps.
@@ -36,6 +41,10 @@ def decode_event(raw: bytes) -> Event:
     Raises:
         Refused: MALFORMED.
     """
+    return _decode_small(raw) if len(raw) <= _SMALL_BYTES else _decode(raw)
+
+
+def _decode(raw: bytes) -> Event:
     try:
         pb = event_pb2.Event.FromString(raw)
     except DecodeError as error:
@@ -46,6 +55,9 @@ def decode_event(raw: bytes) -> Event:
         pb.id, pb.scope, pb.sender, pb.session, pb.hlc, kind, _body(pb, kind),
         tuple((n.origin, n.position) for n in pb.need), pb.version, pb.expires_at_ms, raw,
     )  # fmt: skip
+
+
+_decode_small = lru_cache(_REMEMBERED)(_decode)
 
 
 def _target(pb: event_pb2.Target) -> model.Target:

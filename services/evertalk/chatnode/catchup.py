@@ -13,6 +13,7 @@ from evertalk.core import limits
 from evertalk.core.errors import PeerUnavailable, Refused
 from evertalk.core.ids import region_of
 from evertalk.core.model import Row, Stream
+from evertalk.core.replication import born_ms
 from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import BoardReader, Peer, StoreEntry, Tail, Transport
 from evertalk.v1 import cluster_pb2
@@ -42,6 +43,7 @@ class CatchUp:
         self._last_seen = Vector()
         self._was_behind = Vector()
         self._unfillable: dict[tuple[str, int], int] = {}
+        self._asked: dict[str, frozenset[str]] = {}  # store -> origins that it did not know to be folded
 
     def _addresses(self) -> dict[str, str]:
         settings = self._node.settings
@@ -145,9 +147,12 @@ class CatchUp:
         node = self._node
         vectors = {s.node: s.vector for s in stores if s.node in self._addresses() and s.age_s <= limits.STORE_LIVE_S}
         mine = node.store.vector
+        gone = node.store.folded - node.origins.keys()  # forgotten here: who came back with them lets go of them soon
         wanted: dict[tuple[str, int], int] = {}
         for vector in vectors.values():
             for key, position in vector.ahead_of(mine):
+                if key[0] in gone:
+                    continue
                 stuck = mine[key] == self._last_seen[key] and self._was_behind[key] > mine[key]
                 hole = mine[key] >= position
                 if stuck or hole or key in self._tailer.gaps:
@@ -158,9 +163,25 @@ class CatchUp:
         self._was_behind, self._last_seen = behind, mine.copy()
         if wanted:
             await self._import_best(vectors, Vector(wanted))
+        await self._learn_folded(vectors)
         await self._pass_unfillable(vectors)
         for passed in sorted(node.store.vector.holes):
             await self._read_hole(passed)
+
+    async def _learn_folded(self, vectors: dict[str, Vector]) -> None:
+        """An old origin that no board names may have been folded and forgotten while this node was away: stores keep
+        the names of those for ever, so each one is asked once (R16)."""
+        node = self._node
+        too_old = node.region_time_ms() - limits.MAX_AGE_MS
+        strange = {
+            origin
+            for origin in node.store.vector.origins() - node.origins.keys() - node.store.folded
+            if (born_ms(origin) or too_old) < too_old
+        }
+        for name in vectors:
+            if strange - self._asked.get(name, frozenset()) and await self.import_from(name):
+                self._asked[name] = frozenset(strange)
+                return
 
     async def _pass_unfillable(self, vectors: dict[str, Vector]) -> None:
         """A gap that no live store can fill, several rounds running, becomes a named hole (R6)."""
@@ -208,11 +229,14 @@ class CatchUp:
                 for record in decode_batch(raw.payload)
             ]
             async with node.writing:
-                await self._tailer.imported(await node.store.import_rows(rows, node.region_time_ms()))
+                await self._tailer.import_rows(rows)
         async with node.writing:
             await node.store.finish_import("own streams", "", 0, Vector({key: hole.last}), ())
             self._tailer.import_finished()
-        node.log.info("hole filled", origin=hole.origin, shard=hole.shard, first=hole.first, last=hole.last)
+        self._note_filled(hole)
+
+    def _note_filled(self, hole: Hole) -> None:
+        self._node.log.info("hole filled", origin=hole.origin, shard=hole.shard, first=hole.first, last=hole.last)
 
     async def import_from(self, name: str) -> bool:
         """Every page of one store's Export since the last time; False if it broke off (cursors stay, R9)."""
@@ -234,12 +258,14 @@ class CatchUp:
             life, change = page.life, page.next_change
             start = start or decode_vector(page.vector)
             async with node.writing:
-                applied = await store.import_rows(found, node.region_time_ms())
-                await self._tailer.imported(applied)
+                await self._tailer.import_rows(found)
                 rows += len(page.rows)
                 if page.last:
+                    holes = store.vector.holes
                     await store.finish_import(name, life, change, start, page.folded)
                     self._tailer.import_finished()
+                    for hole in sorted(holes - store.vector.holes):
+                        self._note_filled(hole)
                     node.log.info("imported", source=name, rows=rows)
                     return True
 

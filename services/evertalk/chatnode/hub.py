@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from evertalk.adapters.wire import delivery_field, encode_vector
 from evertalk.chatnode.batcher import Batcher
+from evertalk.chatnode.door import Door, Turn
 from evertalk.chatnode.node import Node, State
 from evertalk.chatnode.session import Session, Write
 from evertalk.core import limits
 from evertalk.core.errors import Code, Refused
-from evertalk.core.model import Applied, Conversation, Event, Kind, Membership, Role
+from evertalk.core.model import Applied, Event, Kind, Membership, Role
 from evertalk.core.vector import Key, Vector
 from evertalk.v1 import chat_pb2
 
 _HELLO_S = 10.0
+_BEATS = 16
+_BEATS_EVERY_S = 0.02
+Members = dict[bytes, set[bytes]]  # conversation -> accounts
 
 
 class Hub:
@@ -25,6 +29,7 @@ class Hub:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.door = Door(node.clock)
         self._by_account: dict[bytes, list[Session]] = {}
         self._awaiting: dict[Key, dict[Session, None]] = {}  # ordered, or the same run would differ twice
         self._amid_import: list[Session] = []
@@ -41,7 +46,7 @@ class Hub:
         """One live session, from hello to end.
 
         Raises:
-            Refused: not served here, or cut loose by name.
+            Refused: not served here, too many come at once, or cut loose by name.
         """
         if self.node.state is not State.SERVING:
             raise self.not_serving()
@@ -56,24 +61,36 @@ class Hub:
             raise Refused(Code.MALFORMED, "the first frame of a session is a hello with a session id of 8 bytes")
         if first.HasField("sends"):
             raise Refused(Code.MALFORMED, "the first frame of a session is a hello, without sends")
+        turn = await self.door.enter()
+        try:
+            session = await self._open(account, first.hello, write, turn)
+            try:
+                await session.run(requests)
+            finally:
+                self._forget(session)
+        finally:
+            turn.end()
+
+    async def _open(self, account: bytes, hello: chat_pb2.Hello, write: Write, turn: Turn) -> Session:
         if self.node.state is not State.SERVING:
             raise self.not_serving()
         async with self.node.writing:  # not amid a fan-out: its markers will count from here
-            session = Session(self, account, first.hello, write)
+            session = Session(self, account, hello, write, turn)
             mine = self._by_account.setdefault(session.account, [])
             mine.append(session)
             if session.fresh and self.node.importing:
                 self._amid_import = [s for s in self._amid_import if not s.ended.done()] + [session]
         for key in session.awaiting:
             self.await_replication(key, session)
-        try:
-            await session.run(requests)
-        finally:
-            mine.remove(session)
-            if not mine:
-                self._by_account.pop(session.account, None)
-            for key in session.awaiting:
-                self.await_no_more(key, session)
+        return session
+
+    def _forget(self, session: Session) -> None:
+        mine = self._by_account[session.account]
+        mine.remove(session)
+        if not mine:
+            del self._by_account[session.account]
+        for key in session.awaiting:
+            self.await_no_more(key, session)
 
     def hello(self, session: Session) -> chat_pb2.HelloReply:
         """The first frame of a session."""
@@ -125,13 +142,18 @@ class Hub:
             for session in self._sessions():
                 if now - session.heard_s > limits.SUSPECT_S:
                     session.cut(Refused(Code.SLOW_READER, "nothing was heard from this client for 30 s"))
-                else:
-                    session.heartbeat()
+            self.beat_all()
 
     def beat_all(self) -> None:
-        """A heartbeat to everybody now: what it says has changed."""
-        for session in self._sessions():
+        """A heartbeat to everybody now: it is time, or what it says has changed."""
+        self._beat(self._sessions())
+
+    def _beat(self, sessions: list[Session]) -> None:
+        """A few at once: a thousand frames in a row would hold up all that is said meanwhile."""
+        for session in sessions[:_BEATS]:
             session.heartbeat()
+        if rest := sessions[_BEATS:]:
+            asyncio.get_running_loop().call_later(_BEATS_EVERY_S, self._beat, rest)
 
     async def drain(self, patience_s: float) -> None:
         """GOAWAY to everybody, then wait until they have left, or patience ends."""
@@ -150,8 +172,21 @@ class Hub:
 
     # ------------------------------------------------------------ fan-out
 
-    async def fan_out(self, applied: list[Applied]) -> None:
-        """Queue what is new for every member who has a session here (the caller holds `writing`)."""
+    async def members_of(self, events: Iterable[Event]) -> Members:
+        """Who is in the conversations whose members these events change; to be asked before they are applied."""
+        found: Members = {}
+        if self._by_account:
+            for event in events:
+                if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP) and event.scope not in found:
+                    found[event.scope] = await self.node.members(event.scope)
+        return found
+
+    async def fan_out(self, applied: list[Applied], were_in: Members) -> None:
+        """Queue what is new for every member who has a session here (the caller holds `writing`).
+
+        Args:
+            were_in: what `members_of` said before it was applied.
+        """
         if not self._by_account:
             return
         batch = {one.event.id for one in applied}
@@ -159,7 +194,7 @@ class Hub:
             event = one.event
             key = (one.origin, one.shard)
             if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
-                await self._joined(one, key, batch)
+                await self._joined(one, key, batch, were_in.setdefault(event.scope, set()))
                 continue
             rights = self.node.cached_rights(event.scope) or await self.node.rights(event.scope)
             if rights is None:
@@ -172,18 +207,24 @@ class Hub:
                     for session in sessions:
                         session.deliver(key, event, delivery)
 
-    async def _joined(self, one: Applied, key: Key, batch: set[bytes]) -> None:
-        """A creation or membership: to every member; who is new gets a page of history before it counts (R13)."""
+    async def _joined(self, one: Applied, key: Key, batch: set[bytes], were_in: set[bytes]) -> None:
+        """A creation or membership: to every member; who is new gets a page of history before it counts (R13).
+
+        Whoever was in (a role changes, somebody is added twice) has been told all: a page would be old news. `were_in`
+        is kept up to date, for what follows in the batch.
+        """
         body, event = one.event.body, one.event
         rights = await self.node.rights(event.scope)
-        concerned = {m for m, role in rights.members.items() if role != Role.NONE} if rights else set()
-        joined: set[bytes] = set()
+        members = {m for m, role in rights.members.items() if role != Role.NONE} if rights else set()
+        concerned, joined = members, members - were_in
         if isinstance(body, Membership):
-            concerned.add(body.account)
-            if body.role != Role.NONE:
-                joined.add(body.account)
-        elif isinstance(body, Conversation):
-            joined.update(body.members)
+            concerned = members | {body.account}
+            # In by now, too: it may have been removed again in this batch, or the creation has not come yet.
+            came = body.role != Role.NONE and (rights is None or body.account in members)
+            joined = {body.account} - were_in if came else set()
+            if body.role == Role.NONE:
+                were_in.discard(body.account)
+        were_in |= joined
         delivery = delivery_field(one)
         page: list[tuple[Event, bytes]] = []
         if any(account in self._by_account for account in joined):

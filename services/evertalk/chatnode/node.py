@@ -15,7 +15,7 @@ from evertalk.core.accept import Rights
 from evertalk.core.clock import HybridClock, ms_of
 from evertalk.core.errors import Code, Refused
 from evertalk.core.merge import initial_role
-from evertalk.core.model import Conversation, Event, Kind
+from evertalk.core.model import Conversation, Event, Kind, Role
 from evertalk.core.replication import Watermarks
 from evertalk.core.vector import Key, Vector
 from evertalk.ports import Clock, Ids, OriginInfo, Store, StoreEntry
@@ -101,7 +101,8 @@ class Node:
     @property
     def met(self) -> frozenset[str]:
         """Origins that are folded and forgotten: whoever needs them has them (R16)."""
-        return self.store.folded - self.store.vector.origins()
+        folded = self.store.folded
+        return folded - self.store.vector.origins() if folded else folded
 
     def region_time_ms(self) -> int:
         """Region time: the wall clock, never behind what was seen (R2)."""
@@ -155,6 +156,14 @@ class Node:
         pending = self.pending_rights.get(scope)
         if pending is not None:
             return pending[1]
+        return await self._stored_rights(scope)
+
+    async def members(self, scope: bytes) -> set[bytes]:
+        """Who is in a conversation by what is applied here."""
+        rights = self._rights.get(scope) or await self._stored_rights(scope)
+        return {a for a, role in rights.members.items() if role != Role.NONE} if rights else set()
+
+    async def _stored_rights(self, scope: bytes) -> Rights | None:
         version = self._rights_version
         state = await self.store.conversation(scope)
         if state is None:
@@ -204,6 +213,8 @@ class Node:
 
     async def wait_for(self, need: Vector, timeout_s: float) -> Vector:
         """Wait until the store reaches `need`; returns what is still missing then (R7)."""
+        if self.store.vector.reaches(need, self.met):
+            return Vector()  # the usual case, and thousands may ask
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.store.vector.reaches(need, self.met):

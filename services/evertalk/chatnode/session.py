@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector
 from evertalk.chatnode.batcher import Pending, refusal_of
+from evertalk.chatnode.door import Turn
 from evertalk.core import accept, limits
 from evertalk.core.clock import ms_of
 from evertalk.core.errors import Code, LogError, Refused
@@ -29,10 +30,11 @@ _RESUME_PAGE = 200
 class Session:
     """State of one stream. The reader fills it, the writer empties it, both bounded."""
 
-    def __init__(self, hub: Hub, account: bytes, hello: chat_pb2.Hello, write: Write) -> None:
+    def __init__(self, hub: Hub, account: bytes, hello: chat_pb2.Hello, write: Write, turn: Turn) -> None:
         self._hub = hub
         self._node = hub.node
         self._write = write
+        self._turn = turn
         self.account = account
         self.id = hello.session
         self._hello = hello
@@ -230,6 +232,8 @@ class Session:
 
     async def _write_all(self) -> None:
         await self._send(chat_pb2.SessionResponse(hello=self._hub.hello(self)))
+        if self.fresh:
+            self._turn.end()
         if self.outlived:
             await self._send(chat_pb2.SessionResponse(gap=chat_pb2.Gap(refetch=True)))
         self._opened.set()
@@ -330,9 +334,12 @@ class Session:
     async def _catch_up(self) -> None:
         node = self._node
         need = decode_vector(self._hello.need)
+        if not node.store.vector.reaches(need, node.met):
+            self._turn.end()  # it waits for others now
         if missing := await node.wait_for(need, limits.NEED_WAIT_S):
             await self._send(chat_pb2.SessionResponse(gap=chat_pb2.Gap(missing=encode_vector(missing))))
         await self._pass(decode_vector(self._hello.have))
+        self._turn.end()
 
     async def _pass(self, have: Vector) -> None:
         """Everything beyond `have`, then live again."""
@@ -351,15 +358,19 @@ class Session:
         start: Vector | None = None
         after: object | None = None
         while start is None or after is not None:
-            page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
+            async with self._hub.door.resumes:
+                page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
             start, after = start or page.vector, page.next
-            await self._send_page([delivery_field(one) for one in page.events if not self._own(one.event)])
-        for (origin, shard), position in start:
-            self.marked.advance(origin, shard, position)
-        await self._send(chat_pb2.SessionResponse(marker=encode_vector(start)))
+            fields = [delivery_field(one) for one in page.events if not self._own(one.event)]
+            if after is None:
+                for (origin, shard), position in start:
+                    self.marked.advance(origin, shard, position)
+                fields.append(chat_pb2.SessionResponse(marker=encode_vector(start)).SerializeToString())
+            self._node.counters.delivered += len(page.events)
+            await self._send_parts(fields)
         return start
 
-    async def _send_page(self, fields: list[bytes]) -> None:
+    async def _send_parts(self, fields: list[bytes]) -> None:
         """In frames of bounded size, however large the events are."""
         parts: list[bytes] = []
         size = 0
@@ -371,7 +382,6 @@ class Session:
             size += len(part)
         if parts:
             await self._send(b"".join(parts))
-        self._node.counters.delivered += len(fields)
 
 
 def _part(vector: Vector, keys: set[Key]) -> Vector:

@@ -11,7 +11,7 @@ from evertalk.chatnode.node import Node
 from evertalk.core import limits
 from evertalk.core.errors import Code, LogUnavailable, Refused, StoreDamaged, StoreError
 from evertalk.core.holdback import Holdback
-from evertalk.core.model import Applied, Entry, Record, Stream
+from evertalk.core.model import Applied, Entry, Event, Record, Row, Stream
 from evertalk.core.replication import born_ms
 from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import RawEntry, Read, Tail
@@ -26,7 +26,9 @@ _HELD_MAX = 256
 class Audience(Protocol):
     """Who hears of what is applied: the hub."""
 
-    async def fan_out(self, applied: list[Applied]) -> None: ...
+    async def members_of(self, events: Iterable[Event]) -> dict[bytes, set[bytes]]: ...
+
+    async def fan_out(self, applied: list[Applied], were_in: dict[bytes, set[bytes]]) -> None: ...
 
     def watermarks_moved(self, keys: set[Key]) -> None: ...
 
@@ -144,6 +146,15 @@ class Tailer:
                 del self._read[key]
                 self.gaps.pop(key, None)
                 self._held.drop(key)
+        if node.store.folded:
+            await self._forget(read)
+        own_open = [o for o, i in read.origins.items() if i.region == node.settings.region and i.state == "open"]
+        if node.origin and node.origin not in own_open:
+            self._suspect()  # also where none is open: an emptied Redis is noticed without a send
+
+    async def _forget(self, read: Read) -> None:
+        """Let go of folded origins that everybody's tokens have outlived."""
+        node = self._node
         too_old = node.region_time_ms() - limits.MAX_AGE_MS
         forgotten = {
             origin
@@ -154,9 +165,6 @@ class Tailer:
             async with node.writing:
                 await node.store.forget(forgotten)
                 node.fanned.drop(forgotten)
-        own_open = [o for o, i in read.origins.items() if i.region == node.settings.region and i.state == "open"]
-        if node.origin and node.origin not in own_open:
-            self._suspect()  # also where none is open: an emptied Redis is noticed without a send
 
     def _note_gaps(self, read: Read) -> None:
         """A floor above the cursor, or a closed origin's missing stream, is a gap (R6)."""
@@ -227,12 +235,13 @@ class Tailer:
                     if waiting := len(self._held):
                         node.log.debug("entries wait for their parents", entries=waiting)
                     return
+                were_in = await self._audience.members_of(r.event for e in entries for r in e.records)
                 applied = await node.store.apply(entries, node.region_time_ms(), gave_up)
                 for entry in entries:
                     for record in entry.records:
                         node.noticed(record.event, record.accepted_at)
                 node.counters.applied += len(applied)
-                await self._audience.fan_out(applied)
+                await self._audience.fan_out(applied, were_in)
                 self._note_fanned((e.origin, e.shard, e.position) for e in entries)
             node.progress.moved()
 
@@ -240,13 +249,16 @@ class Tailer:
         for origin, shard, position in positions:
             self._node.fanned.advance(origin, shard, position)
 
-    async def imported(self, applied: list[Applied]) -> None:
+    async def import_rows(self, rows: list[Row]) -> None:
         """Rows came in by Export (the caller holds `writing`): stamps and fan-out as if they had been read."""
-        self._node.importing = True
+        node = self._node
+        were_in = await self._audience.members_of(row.event for row in rows)
+        applied = await node.store.import_rows(rows, node.region_time_ms())
+        node.importing = True
         for one in applied:
-            self._node.noticed(one.event, one.accepted_at)
-        self._node.counters.applied += len(applied)
-        await self._audience.fan_out(applied)
+            node.noticed(one.event, one.accepted_at)
+        node.counters.applied += len(applied)
+        await self._audience.fan_out(applied, were_in)
 
     def import_finished(self) -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""

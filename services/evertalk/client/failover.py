@@ -16,9 +16,11 @@ from evertalk.core.errors import RETRY, Code, PeerUnavailable, Refused
 from evertalk.ports import Clock, Ids
 
 FAILBACK_AFTER_S = 30.0
-SILENT_S = 5.0  # a send unanswered, nothing else heard, and no leave to hedge: the stream counts as broken
+SILENT_S = 2.0  # a send unanswered, nothing else heard, and no leave to hedge: the stream counts as broken (P6)
+HEDGE_S = 5.0  # a hedge that has not answered for so long hangs too
 LASTED_S = 5.0  # a stream that lived so long ends all backing off
 AGAIN_S = 2.0  # between tries to hedge or to move
+LATER_MAX_S = 10.0  # the longest that a node can keep a client waiting by its word
 PATIENCE_MAX = 8  # after rounds of tries in vain everything may take so much longer: thousands may be trying
 
 
@@ -123,13 +125,14 @@ class Failover:
         if may and self._opening is None and now >= self._again_s and self._budget.spend():
             self.session.tell(What.HEDGED, node=primary.reply.node, region=primary.reply.region)
             self._open(group, _Why.HEDGE)
-        silent = max(since, primary.heard_s) + SILENT_S
+        patience_s = SILENT_S * self._patience
+        silent = max(since, primary.heard_s) + patience_s
         if now >= silent:
-            primary.stop(f"a send had no answer and nothing was heard for {SILENT_S:.0f} s")
+            primary.stop(f"a send had no answer and nothing was heard for {patience_s:.0f} s")
         return [silent, self._again_s]
 
     def _judge_hedge(self, second: Link, since: float | None, now: float) -> list[float]:
-        given_up = second.since_s + SILENT_S
+        given_up = second.since_s + HEDGE_S
         if second.lane in self.session.acked_lanes:
             self._promote(second)
         elif since is None or now < since + limits.HEDGE_AFTER_S:
@@ -188,10 +191,11 @@ class Failover:
 
     async def _opener(self, group: asyncio.TaskGroup, why: _Why) -> None:
         """Find a node; connecting goes on until one serves, anything else is tried once."""
+        later_s = 0.0
         try:
             while True:
                 if why is _Why.CONNECT and not self._eager:
-                    await asyncio.sleep(self._backoff.next_s())
+                    await asyncio.sleep(max(self._backoff.next_s(), later_s))
                 self._eager = False
                 try:
                     token = await self._access.token()
@@ -209,12 +213,19 @@ class Failover:
                         self._again_s = self._clock.monotonic() + AGAIN_S
                         return
                     self._patience = min(2 * self._patience, PATIENCE_MAX)
+                    later_s = self._asked_to_wait(error)
                     continue
                 self._adopt(group, link, why)
                 return
         finally:
             self._opening = None
             self.poke()
+
+    def _asked_to_wait(self, error: PeerUnavailable | Refused) -> float:
+        """Seconds after which nodes that are too busy want to be asked again, and some jitter."""
+        if not isinstance(error, Refused) or error.code != Code.OVERLOADED:
+            return 0.0
+        return min(LATER_MAX_S, error.retry_after_ms / 1000) * (1 + self._ids.random() / 4)
 
     async def _mend(self, error: PeerUnavailable | Refused) -> bool:
         """True if another try makes sense."""

@@ -92,7 +92,7 @@ class What(StrEnum):
     REFUSED = "refused"  # definitely failed
     UNKNOWN = "unknown"  # given up, may have been written
     KEPT = "kept"  # refused for now, will be sent again
-    RELEASED = "released"  # left the outbox at its cap, ACCEPTED only
+    RELEASED = "released"  # left the outbox at its cap or as too old, ACCEPTED only
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     HEDGED = "hedged"

@@ -370,7 +370,7 @@ class Session:
                 case Released(pending):
                     self.tell(What.RELEASED, pending.event)
                     if posted := self._posted.pop(pending.number, None):
-                        posted.fail(SendUnknown(Code.OVERLOADED, "released at the outbox's cap: ACCEPTED, no more"))
+                        posted.fail(SendUnknown(Code.OVERLOADED, "released, at the cap or too old: ACCEPTED, no more"))
                 case Kept(pending, code, sentence):
                     self.tell(What.KEPT, pending.event if pending else None, code=code, sentence=sentence)
                 case Dropped(pending, refused):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Kind(IntEnum):
@@ -166,8 +167,7 @@ class Record:
     accepted_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """One stream of a region's Redis: the log of an own origin, or the mirror of a peer's."""
 
     origin: str

@@ -350,6 +350,9 @@ class Outbox:
             one.deferred.setdefault(scope, _Deferral(until)).until_s = until
             return [Kept(pending, code, sentence, until, whole_lane=False)]
         if pending.copies:
+            if code == Code.STAMP_TOO_OLD:  # no node takes it any more, and who accepted it may be folded and forgotten
+                self._leave(pending)
+                return [Released(pending)]
             one.done.add(pending.number)  # accepted elsewhere: this lane just does not carry it
             return []
         pending.verdict = (code, sentence)

@@ -88,7 +88,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Has left the outbox at its cap: ACCEPTED, never known to be replicated."""
+    """Has left the outbox at its cap, or as too old for any node: ACCEPTED, never known to be replicated."""
 
     pending: Pending
 

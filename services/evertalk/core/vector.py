@@ -61,7 +61,9 @@ class Vector:
 
     def copy(self) -> Vector:
         """An independent copy."""
-        return Vector(self._positions, self._holes)
+        made = Vector.__new__(Vector)
+        made._positions, made._holes = self._positions.copy(), self._holes.copy()
+        return made
 
     def advance(self, origin: str, shard: int, position: int) -> bool:
         """Raise one position; False if it was there already."""

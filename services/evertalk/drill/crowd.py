@@ -48,28 +48,31 @@ class Crowd:
 
     async def register(self) -> None:
         """Everybody gets an account, in turn in every region."""
-        slots = asyncio.Semaphore(_REGISTER_AT_ONCE)
-        regions = self.plan.regions
-
-        async def one(index: int, name: str) -> Person:
-            region = regions[index % len(regions)]
-            home = sorted(self.endpoints, key=lambda e: e.region != region)
-            async with slots:
-                account = await register(home, name, PASSWORD, timeout=_PATIENCE_S)
-            self._tokens[account.account] = account.token
-            return self._person(name, account.account, account.token, region)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(i, name)) for i, name in enumerate(self._names())]
-        self.people = [task.result() for task in tasks]
+        regions = [self.plan.regions[i % len(self.plan.regions)] for i in range(len(self._names()))]
+        accounts = await self._register(list(zip(self._names(), regions, strict=True)))
+        self._tokens = {account.account: account.token for account in accounts}
+        self.people = [
+            self._person(name, account.account, account.token, region)
+            for name, account, region in zip(self._names(), accounts, regions, strict=True)
+        ]
 
     async def register_more(self, number: int) -> list[Registered]:
         """So many accounts besides, whose sessions are somebody else's business."""
-        found = []
-        for n in range(number):
-            name = f"listener-{self.plan.seed}-{n}"
-            found.append(await register(self.endpoints, name, PASSWORD, timeout=_PATIENCE_S))
-        return found
+        region = self.plan.regions[0]
+        return await self._register([(f"listener-{self.plan.seed}-{n}", region) for n in range(number)])
+
+    async def _register(self, wanted: Sequence[tuple[str, str]]) -> list[Registered]:
+        """(name, region) each; a few at once, for each costs a node a good deal."""
+        slots = asyncio.Semaphore(_REGISTER_AT_ONCE)
+
+        async def one(name: str, region: str) -> Registered:
+            home = sorted(self.endpoints, key=lambda e: e.region != region)
+            async with slots:
+                return await register(home, name, PASSWORD, timeout=_PATIENCE_S)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*each)) for each in wanted]
+        return [task.result() for task in tasks]
 
     async def connect(self, clients: AsyncExitStack) -> None:
         """Everybody's client is entered into the stack."""

@@ -19,14 +19,13 @@ from types import TracebackType
 from typing import Self
 
 from evertalk.adapters import wire
-from evertalk.adapters.grpc_transport import GrpcTransport
 from evertalk.client import Endpoint
 from evertalk.core import limits
 from evertalk.core.errors import PeerUnavailable, Refused
 from evertalk.core.model import Message
 from evertalk.core.vector import Vector
+from evertalk.drill.bare import BareStream
 from evertalk.drill.plan import DrillFailed
-from evertalk.ports import Peer, SessionStream
 from evertalk.v1 import chat_pb2
 
 _ARRIVING_AT_ONCE = 50  # at the beginning; later all come at once
@@ -38,7 +37,7 @@ _TOLD_MAX = 64 * 1024
 
 
 class _Herd:
-    """The child's side: bare sessions, each on a connection of its own; an SDK each would be too much for one core."""
+    """The child's side: bare sessions (`drill/bare.py`), each on a connection of its own."""
 
     def __init__(self, endpoints: Sequence[Endpoint], region: str) -> None:
         self.served: Counter[str] = Counter()
@@ -55,13 +54,13 @@ class _Herd:
             await listener.arrive(random.choice(self._homes))
         tries = 0
         while True:
-            tries = 0 if await listener.stay() else tries + 1
-            await asyncio.sleep(random.random() * min(_AGAIN_MAX_S, _AGAIN_S * 2**tries))
+            served = await listener.stay()
+            if listener.later_s:  # told when to come again: there, and no try in vain
+                await asyncio.sleep(listener.later_s * (1 + random.random() / 4))
+            else:
+                tries = 0 if served else tries + 1
+                await asyncio.sleep(random.random() * min(_AGAIN_MAX_S, _AGAIN_S * 2**tries))
             await listener.arrive(random.choice(self._others if tries % 2 else self._homes))
-
-    def peer(self, endpoint: Endpoint) -> Peer:
-        """A connection of somebody's own."""
-        return GrpcTransport().peer(endpoint.address)
 
     async def tell(self) -> None:
         """Print the counts, until cancelled."""
@@ -79,24 +78,25 @@ class _Listener:
         self._session = random.randbytes(limits.SESSION_BYTES)
         self._have: Vector | None = None
         self._shards = 0
-        self._peer: Peer | None = None
-        self._stream: SessionStream | None = None
+        self._stream: BareStream | None = None
         self._region = ""
+        self.later_s = 0.0  # a node that was too busy said when to come again
 
     async def arrive(self, endpoint: Endpoint) -> None:
         """Try one node; `stay` says what came of it."""
-        self._peer = self._herd.peer(endpoint)
-        self._stream = self._peer.session(self._token)
-        have = self._have
+        have, self._stream, self.later_s = self._have, None, 0.0
         hello = chat_pb2.Hello(
             session=self._session, fresh=have is None, have=wire.encode_vector(have or Vector()), hlc=1
         )
         try:
             async with asyncio.timeout(_HELLO_S):
-                await self._stream.write(chat_pb2.SessionRequest(hello=hello))
+                self._stream = await BareStream.open(endpoint.address, self._token, hello)
                 first = await self._stream.read()
-        except (PeerUnavailable, Refused, TimeoutError):
-            first = None
+        except (PeerUnavailable, TimeoutError):
+            return
+        except Refused as refused:
+            self.later_s = refused.retry_after_ms / 1000
+            return
         if first is None:
             return
         self._shards = first.hello.shards
@@ -119,12 +119,11 @@ class _Listener:
             if beating is not None:
                 beating.cancel()
                 await asyncio.gather(beating, return_exceptions=True)
-            if self._stream is not None and self._peer is not None:
+            if self._stream is not None:
                 self._stream.cancel()
-                await self._peer.close()
         return served
 
-    async def _beat(self, stream: SessionStream) -> None:
+    async def _beat(self, stream: BareStream) -> None:
         while True:
             await asyncio.sleep(limits.HEARTBEAT_S)
             await stream.write(chat_pb2.SessionRequest(heartbeat=chat_pb2.Heartbeat()))

@@ -7,49 +7,48 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from evertalk.drill.recorder import Recorder
+from evertalk.sim.allowance import Allowance, Mend, Slot, Troubles
 from evertalk.sim.network import CLIENTS
 from evertalk.sim.people import Person
 from evertalk.sim.plan import Fault, Plan
 from evertalk.sim.process import Process
 from evertalk.sim.redis import Data
-from evertalk.sim.world import NodeHost, World
+from evertalk.sim.world import World
 
-Mend = Callable[[], None]
 _IO_MOST = 300  # steps within which a process dies that is to die in the middle of something
 _JUMP_MS = 30_000
 _SLOW_S = 1.5
 
 
-class Breaker:
+class Breaker(Allowance):
     """Does the plan's faults: each verb is a method that breaks something and returns what mends it.
 
-    Never more than one region is unable to serve at a time, and nothing that took data away is followed by the
-    same in another region before redundancy is whole (P1, P6); a fault that would is passed over.
+    A fault that the promises do not cover where it falls is passed over.
     """
 
     def __init__(
         self, world: World, plan: Plan, recorder: Recorder, people: Sequence[Person], counts: Counter[str]
     ) -> None:
+        super().__init__()
         self._world, self._plan, self._recorder, self._people, self._counts = world, plan, recorder, people, counts
-        self._mends: list[Mend] = []
-        self._down: Counter[str] = Counter()  # regions that cannot serve, though their processes run
-        self._burnt = ""  # the region that lost data last
+        self.troubles = Troubles([name for name in plan.shape.regions if name != plan.shape.joins])
 
     def steps(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """What to do when."""
         for fault in self._plan.faults:
-            place = _Slot()
+            place = Slot()
             yield fault.at_s, lambda f=fault, p=place: self._break(f, p)  # type: ignore[misc]
             yield fault.at_s + fault.lasts_s, lambda p=place: p.mend()  # type: ignore[misc]
 
-    def _break(self, fault: Fault, slot: _Slot) -> None:
+    def _break(self, fault: Fault, slot: Slot) -> None:
         verb: Callable[[str, random.Random], Mend | None] = getattr(self, f"_{fault.verb}")
-        mend = verb(fault.where, random.Random(fault.pick))
+        there = fault.verb == "join" or fault.where.partition("-")[0] not in self._world.absent
+        mend = verb(fault.where, random.Random(fault.pick)) if there else None
         if mend is None:
             self._counts["faults passed over"] += 1
             return
         self._counts[f"fault: {fault.verb}"] += 1
-        slot.set(mend)
+        slot.set(mend, self.troubles.begin(fault, self._recorder.now()))
 
     def heal(self) -> None:
         """Everything runs again."""
@@ -58,37 +57,11 @@ class Breaker:
             region.redis.maxmemory = 0
         for person in self._people:
             if person.process is not None and person.process.frozen:
+                person.look_up()
                 person.process.thaw()
         world.heal()
         for name in world.regions:
             self._recorder.record_returned(name)
-
-    # ------------------------------------------------------------ what is allowed
-
-    def _others_serve(self, region: str) -> bool:
-        serving = set(self._world.serving()) - set(+self._down)
-        return serving >= set(self._world.regions) - {region}
-
-    def _may_burn(self, region: str) -> bool:
-        return self._others_serve(region) and (self._burnt in ("", region) or self._world.whole())
-
-    def _may_take(self, node: NodeHost) -> bool:
-        others = [n for n in self._world.regions[node.region].nodes if n is not node and n.serves]
-        return bool(others) or self._others_serve(node.region)
-
-    def _node(self, where: str, rng: random.Random) -> NodeHost:
-        """That node, or any of that region."""
-        named = [host for host in self._world.hosts() if host.name == where]
-        return named[0] if named else rng.choice(self._world.regions[where].nodes)
-
-    def _person(self, where: str, rng: random.Random) -> Person:
-        """That person, or anybody."""
-        named = [person for person in self._people if person.name == where]
-        return named[0] if named else rng.choice(self._people)
-
-    def _note(self, verb: str, target: str, effect: str) -> Mend:
-        fault = self._recorder.record_fault(verb, target, effect)
-        return lambda: self._recorder.end_fault(fault)
 
     # ------------------------------------------------------------ nodes
 
@@ -141,11 +114,38 @@ class Breaker:
         node = self._node(where, rng)
         if node.process is None or not self._may_take(node) or not self._may_burn(node.region):
             return None
+        # Together with an earlier loss, or where it was the only one, it is all the region had stored.
+        others = [n for n in self._world.regions[node.region].nodes if n is not node and n.serves]
+        alone = not others or (self._burnt == node.region and not self._world.whole())
         self._burnt = node.region
-        self._note("wipe", node.name, "crash")
+        end = self._note("wipe", node.region if alone else node.name, "lost" if alone else "crash")
         node.process.kill()
         node.disk.wipe()
-        return lambda: self._world.start_node(node)
+
+        def mend() -> None:
+            self._world.start_node(node)
+            end()
+
+        return mend
+
+    def _wipe_stores(self, where: str, rng: random.Random) -> Mend | None:
+        """All stores of a region are gone; its Redis is not."""
+        if where not in self._world.serving() or not self._may_burn(where):
+            return None
+        self._burnt = where
+        end = self._note("wipe stores", where, "lost")
+        nodes = self._world.regions[where].nodes
+        for node in nodes:
+            if node.process is not None:
+                node.process.kill()
+            node.disk.wipe()
+
+        def mend() -> None:
+            for node in nodes:
+                self._world.start_node(node)
+            end()
+
+        return mend
 
     # ------------------------------------------------------------ redis and replicators
 
@@ -212,7 +212,7 @@ class Breaker:
         redis = self._world.regions[where].redis
         if not redis.alive or not self._others_serve(where):
             return None
-        self._down[where] += 1
+        self._down[where] = self._down.get(where, 0) + 1
         redis.maxmemory = max(1, int(redis.used() * rng.choice((0.9, 1.1))))
 
         def mend() -> None:
@@ -308,6 +308,20 @@ class Breaker:
         self._world.network.cut(*ways)
         return lambda: self._mend_ways(ways)
 
+    def _isolate(self, where: str, rng: random.Random) -> Mend | None:
+        """No other region hears it, nor it them; people do."""
+        others = [name for name in self._world.regions if name != where]
+        ways = [way for other in others for way in ((where, other), (other, where))]
+        self._world.network.cut(*ways)
+        return lambda: self._mend_ways(ways)
+
+    def _join(self, where: str, rng: random.Random) -> Mend | None:
+        """A region that was not there comes to stay."""
+        if where not in self._world.absent:
+            return None
+        self._world.join(where)
+        return _nothing
+
     def _mend_ways(self, ways: list[tuple[str, str]]) -> None:
         dark = {r.name for r in self._world.regions.values() if r.dark}
         lit = [way for way in ways if not dark & set(way)]
@@ -318,7 +332,7 @@ class Breaker:
         if not self._others_serve(where):
             return None
         ways = rng.choice(([(CLIENTS, where), (where, CLIENTS)], [(CLIENTS, where)], [(where, CLIENTS)]))
-        self._down[where] += 1
+        self._down[where] = self._down.get(where, 0) + 1
         self._world.network.cut(*ways)
 
         def mend() -> None:
@@ -374,23 +388,12 @@ class Breaker:
         if person.up is None or process is None:
             return None
         process.freeze()
-        return lambda: self._thaw(process)
 
+        def mend() -> None:
+            person.look_up()
+            self._thaw(process)
 
-class _Slot:
-    """A fault's mend, done once."""
-
-    def __init__(self) -> None:
-        self._mend: Mend | None = None
-
-    def set(self, mend: Mend) -> None:
-        self._mend = mend
-
-    def mend(self) -> None:
-        """Undo it, if it was done."""
-        mend, self._mend = self._mend, None
-        if mend is not None:
-            mend()
+        return mend
 
 
 def _nothing() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
-from asyncio import events
-from collections.abc import Callable, Coroutine
-from contextvars import Context, ContextVar
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, ContextVar, copy_context
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar
 
 from evertalk.core.errors import EvertalkError
@@ -28,7 +27,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.frozen = False
-        self.parked: list[events.Handle] = []
+        self.parked: list[asyncio.Handle] = []
 
 
 #: The process that the running code belongs to; None for the world around them.
@@ -43,18 +42,17 @@ _numbers = itertools.count()
 
 
 class SimFuture(asyncio.Future[Any]):
-    """A future with a hash that depends on the run alone."""
+    """A future with a hash that depends on the run alone: a number, given when first asked for."""
 
     __slots__ = ("_number",)
     _number: int
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> SimFuture:
-        made = super().__new__(cls)
-        made._number = next(_numbers)
-        return made
-
     def __hash__(self) -> int:
-        return self._number
+        try:
+            return self._number
+        except AttributeError:
+            self._number = next(_numbers)
+            return self._number
 
 
 class SimTask(asyncio.Task[Any]):
@@ -63,21 +61,45 @@ class SimTask(asyncio.Task[Any]):
     __slots__ = ("_number",)
     _number: int
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> SimTask:
-        made = super().__new__(cls)
-        made._number = next(_numbers)
-        return made
-
     def __hash__(self) -> int:
-        return self._number
+        try:
+            return self._number
+        except AttributeError:
+            self._number = next(_numbers)
+            return self._number
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None) -> SimTask:
     return SimTask(coro, loop=loop, context=context)
 
 
+class SimHandle(asyncio.TimerHandle):
+    """A handle without what asyncio keeps for debugging: most of the loop's work is to make them."""
+
+    __slots__ = ()
+    _scheduled: bool
+
+    def __init__(self, loop: SimLoop, callback: Callable[..., object], args: tuple[Any, ...], context: Context) -> None:
+        self._loop = loop
+        self._callback: Callable[..., object] | None = callback
+        self._args: Sequence[Any] = args
+        self._context = context
+        self._cancelled = False
+        self._scheduled = False
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback, self._args = None, ()
+            if self._scheduled:
+                self._loop.cancelled += 1
+
+    def __repr__(self) -> str:
+        return f"<SimHandle {self._callback!r}>"
+
+
 #: When, in which order, and either a timer of asyncio's or a call of the world's with its arguments.
-_Due = tuple[float, int, asyncio.TimerHandle | None, Callable[..., object] | None, tuple[Any, ...]]
+_Due = tuple[float, int, SimHandle | None, Callable[..., object] | None, tuple[Any, ...]]
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -89,10 +111,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 1000.0
         self._order = itertools.count()
-        self._due: list[
-            tuple[float, int, asyncio.TimerHandle | None, Callable[..., object] | None, tuple[Any, ...]]
-        ] = []
-        self._cancelled = 0
+        self._due: list[_Due] = []
+        self.cancelled = 0  # timers that are still in `_due`
         global _numbers
         _numbers = itertools.count()
         self.set_task_factory(_make_task)
@@ -103,6 +123,13 @@ class SimLoop(asyncio.BaseEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return SimFuture(loop=self)
 
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = SimHandle(self, callback, args, context if context is not None else copy_context())
+        self._ready.append(handle)
+        return handle
+
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
@@ -111,17 +138,15 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        timer._scheduled = True  # type: ignore[attr-defined]
-        heapq.heappush(self._due, (when, next(self._order), timer, None, ()))
+        timer = SimHandle(self, callback, args, context if context is not None else copy_context())
+        timer._scheduled = True
+        timer._when = when  # type: ignore[attr-defined]
+        heappush(self._due, (when, next(self._order), timer, None, ()))
         return timer
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        self._cancelled += 1
 
     def at(self, when: float, call: Callable[..., object], *args: Any) -> None:
         """Call at a time, on nobody's behalf: a frozen or dead process does not hold it up."""
-        heapq.heappush(self._due, (when, next(self._order), None, call, args))
+        heappush(self._due, (when, next(self._order), None, call, args))
 
     def thaw(self, owner: Owner) -> None:
         """What came due while it was frozen runs now, in order."""
@@ -137,34 +162,42 @@ class SimLoop(asyncio.BaseEventLoop):
             handle = ready.popleft()
             if handle._cancelled:
                 continue
-            owner = handle._context.get(OWNER)
+            context = handle._context
+            owner = context.get(OWNER)
             if owner is not None and owner.frozen:
                 owner.parked.append(handle)
                 continue
-            handle._run()
+            try:
+                context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 told, as asyncio's own loop does
+                message = f"Exception in callback {handle._callback!r}"
+                self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def _jump(self) -> None:
         """To the next timer, and everything that is due then."""
         due, ready = self._due, self._ready
-        if self._cancelled > _COMPACT and self._cancelled * 2 > len(due):
-            self._due = due = [one for one in due if one[2] is None or not one[2].cancelled()]
-            heapq.heapify(due)
-            self._cancelled = 0
+        if self.cancelled > _COMPACT and self.cancelled * 2 > len(due):
+            due[:] = [one for one in due if one[2] is None or not one[2]._cancelled]
+            heapify(due)
+            self.cancelled = 0
+        run = OWNERLESS.run
         while due and not ready and not self._stopping:  # type: ignore[attr-defined]
-            now, _, timer, call, args = heapq.heappop(due)
+            now, _, timer, call, args = heappop(due)
             while True:
                 if timer is None:
                     self._now = now
-                    assert call is not None
-                    OWNERLESS.run(call, *args)
-                elif timer.cancelled():
-                    self._cancelled -= 1
+                    run(call, *args)  # type: ignore[arg-type]
+                elif timer._cancelled:
+                    self.cancelled -= 1
                 else:
                     self._now = now
+                    timer._scheduled = False
                     ready.append(timer)
                 if not due or due[0][0] > now:
                     break
-                _, _, timer, call, args = heapq.heappop(due)
+                _, _, timer, call, args = heappop(due)
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             raise Stuck("nothing is left that could happen")
 

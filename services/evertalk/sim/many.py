@@ -13,7 +13,7 @@ from evertalk.sim.plan import plan_of
 from evertalk.sim.run import run
 
 _CHUNK = 4
-_SWEEP = 8
+_SWEEP = 16
 _EVERY_S = 10.0
 
 #: What is told of a run at its end: heading -> names in the counts.
@@ -26,6 +26,10 @@ RARE = {
     "dependency given up": "parents given up",
     "named hole passed": "log: hole passed",
     "hole filled": "log: hole filled",
+    "region joined": "fault: join",
+    "wait over 1 s for an acknowledgement": "waits over 1 s",
+    "wait over 2 s": "waits over 2 s",
+    "wait over 4 s": "waits over 4 s",
     "send refused for now": "sends refused for now",
     "session cut loose": "refused: SLOW_READER",
     "late message": "late shown",
@@ -47,7 +51,10 @@ class Tally:
 
 
 def _one(seed: int) -> tuple[int, list[str], Counter[str]]:
-    gc.disable()  # a tenth of the time; what a run leaves behind goes every few seeds
+    if gc.isenabled():  # the first seed of this process
+        gc.disable()  # a tenth of the time; what a run leaves behind goes every few seeds
+        gc.collect()
+        gc.freeze()  # what was imported stays
     outcome = run(plan_of(seed))
     if seed % _SWEEP == 0:
         gc.collect()

@@ -39,9 +39,9 @@ class Network:
 
     def __init__(self, loop: SimLoop, rng: random.Random, wan_s: float = 0.01, lan_s: float = 0.0003) -> None:
         self.loop = loop
-        self.rng = rng
+        self.rng, self._random = rng, rng.random
         self._wan_s, self._lan_s = wan_s, lan_s
-        self._cut: set[Path] = set()
+        self.cut_paths: set[Path] = set()
         self.slow: dict[Path, float] = {}  # seconds added to a path
         self.connections: dict[Connection, None] = {}
         self._stalled: dict[Channel, None] = {}
@@ -50,20 +50,20 @@ class Network:
     def delay_s(self, path: Path) -> float:
         """One message's way: mostly the usual, sometimes much longer."""
         usual = self._lan_s if path[0] == path[1] else self._wan_s
-        chance = self.rng.random()
-        stretch = 0.5 + chance if chance < 0.97 else 20 * self.rng.random()
-        return usual * stretch + self.slow.get(path, 0.0)
+        chance = self._random()
+        stretch = 0.5 + chance if chance < 0.97 else 20 * self._random()
+        return usual * stretch + self.slow.get(path, 0.0) if self.slow else usual * stretch
 
     def is_cut(self, path: Path) -> bool:
-        return path in self._cut
+        return path in self.cut_paths
 
     def cut(self, *paths: Path) -> None:
         """From now on nothing gets through, and nobody is told (a black hole)."""
-        self._cut.update(paths)
+        self.cut_paths.update(paths)
 
     def mend(self, *paths: Path) -> None:
         """What was held up arrives now, as TCP sends it again; without arguments: everything."""
-        self._cut.difference_update(paths or set(self._cut))
+        self.cut_paths.difference_update(paths or set(self.cut_paths))
         self.kick()
 
     def kick(self) -> None:
@@ -103,10 +103,14 @@ class Channel:
             return
         network = self._network
         at = network.loop.time() + network.delay_s(self._path)
-        self._last = at = max(at, self._last)
+        if at > self._last:
+            self._last = at
+        else:
+            at = self._last
         self.queue.append((at, arrive))
         if not self._armed:
-            self._arm(at)
+            self._armed = True
+            network.loop.at(at, self._run)
 
     def _arm(self, at: float) -> None:
         self._armed = True
@@ -120,18 +124,20 @@ class Channel:
     @property
     def held_up(self) -> bool:
         """True if nothing would arrive now."""
-        return self._network.is_cut(self._path) or (self._receiver is not None and self._receiver.frozen)
+        receiver = self._receiver
+        return self._path in self._network.cut_paths or (receiver is not None and receiver.frozen)
 
     def _run(self) -> None:
         self._armed = False
-        now = self._network.loop.time()
-        while self.open and self.queue and self.queue[0][0] <= now:
+        network, queue = self._network, self.queue
+        now = network.loop.time()
+        while queue and queue[0][0] <= now:  # closed, it is empty
             if self.held_up:
-                self._network.stall(self)
+                network.stall(self)
                 return
-            self.queue.popleft()[1]()
-        if self.open and self.queue and not self._armed:
-            self._arm(self.queue[0][0])
+            queue.popleft()[1]()
+        if queue and not self._armed:
+            self._arm(queue[0][0])
 
     def close(self) -> None:
         """Nothing more arrives."""

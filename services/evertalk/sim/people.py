@@ -6,16 +6,16 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evertalk.client import Client, Created, Notice, What
 from evertalk.client.accounts import register
-from evertalk.core.errors import NotReplicated, PeerUnavailable, Refused
+from evertalk.core.errors import Code, NotReplicated, PeerUnavailable, Refused
 from evertalk.core.model import Applied, Durability, Event, Kind, Target
 from evertalk.drill.recorder import Recorder
 from evertalk.sim.disk import SimOutbox
 from evertalk.sim.network import CLIENTS
-from evertalk.sim.own import SimClock
+from evertalk.sim.own import SimClock, SimIds
 from evertalk.sim.plan import Act, User
 from evertalk.sim.process import Process
 from evertalk.sim.rpc import SimTransport
@@ -25,6 +25,8 @@ _PASSWORD = "a long password"
 _START_S = 60.0
 _BRING_S = 5.0
 _REMEMBERED = 20
+_LONG_CHARS = 14_000
+_WAIT_S = 0.5  # shorter waits for an acknowledgement are not kept
 
 
 @dataclass
@@ -35,6 +37,27 @@ class Run:
     since: float = -1.0
     shown: set[bytes] = field(default_factory=set)
     over: bool = False
+
+
+class Pen:
+    """The Ids of one client; its next message may bear an id that is somebody else's."""
+
+    def __init__(self, ids: SimIds) -> None:
+        self._ids = ids
+        self.next_id = b""
+
+    def uuid7(self) -> bytes:
+        found, self.next_id = self.next_id or self._ids.uuid7(), b""
+        return found
+
+    def ulid(self) -> str:
+        return self._ids.ulid()
+
+    def token(self, size: int) -> bytes:
+        return self._ids.token(size)
+
+    def random(self) -> float:
+        return self._ids.random()
 
 
 class Person:
@@ -53,6 +76,7 @@ class Person:
         self.account = b""
         self.access = ""
         self.client: Client | None = None
+        self._pen: Pen | None = None
         self.process: Process | None = None
         self.runs: list[Run] = []
         self._mine: dict[bytes, deque[Target]] = {}
@@ -61,6 +85,11 @@ class Person:
         self.hedges = self.late = self.orphans = self.kept = 0
         self.met: dict[bytes, Created] = {}  # direct conversations, by the other account
         self.brought: dict[bytes, Durability] = {}  # accounts registered during the run, and how durable by the answer
+        self.said: dict[bytes, list[str]] = {}  # message -> every text that it had
+        self.whispers: set[bytes] = set()  # messages that disappear by themselves
+        self.waits: list[tuple[float, float]] = []  # without an acknowledgement while a send waited for one
+        self.unanswered: dict[bytes, tuple[float, bytes]] = {}  # message -> when it was said, and where
+        self.acked_at = 0.0
         self.ready = asyncio.Event()
 
     # ------------------------------------------------------------ life
@@ -88,10 +117,11 @@ class Person:
         if self._outbox is not None:
             self._outbox.process = process
             self.open &= self._outbox.ids()  # of others the application had not been told that they were kept
+        self._pen = Pen(self.world.ids(self.name, self._clock))
         client = Client(
             self.world.endpoints, region=self.user.home, handle=self.name, password=_PASSWORD,
             access_token=self.access, outbox=self._outbox, token=self._token or None, receipts=self.user.receipts,
-            start_timeout=_START_S, clock=self._clock, ids=self.world.ids(self.name, self._clock),
+            start_timeout=_START_S, clock=self._clock, ids=self._pen,
             transport=SimTransport(process, self.world.board), watch=self.watch,
         )  # fmt: skip
         self.client = client
@@ -105,12 +135,13 @@ class Person:
     async def _listen(self, client: Client) -> None:
         async for happening in client.events():
             if isinstance(happening, Applied):
-                self._recorder.record_delivery(self.name, client.session, happening)
+                told = self.world.told_apart(happening.event)
+                self._recorder.record_delivery(self.name, client.session, replace(happening, event=told))
                 self.late += happening.late
                 self.orphans += happening.parent_missing
                 if self.runs:
-                    self.runs[-1].shown.add(happening.event.id)
-                if happening.event.kind == Kind.MESSAGE:
+                    self.runs[-1].shown.add(told.id)
+                if happening.event.kind == Kind.MESSAGE and told.id == happening.event.id:
                     _remember(happening.event, self._theirs)
             if self._outbox is not None:
                 self._token = client.token()  # committed with what the application made of it
@@ -121,6 +152,7 @@ class Person:
         if process is None or client is None or not process.alive:
             return
         process.kill()
+        self.unanswered.clear()
         if self._outbox is None:
             if self.runs:
                 self._recorder.record_gone(self.name, client.session)
@@ -143,26 +175,35 @@ class Person:
         if self.process is None or not self.process.alive:
             return
         recorder, name = self._recorder, self.name
+        id = self.world.copies.get((self.account, notice.id), notice.id)
         match notice.what:
             case What.INVOKED if notice.event is not None:
                 self.open.add(notice.id)
-                recorder.record_send(name, notice.event)
+                if notice.event.kind == Kind.MESSAGE:
+                    self.unanswered[notice.id] = recorder.now(), notice.event.scope
+                recorder.record_send(name, self.world.told_apart(notice.event))
+                if notice.event.expires_at_ms:
+                    self._record_whisper(notice.event)
             case What.ACCEPTED:
+                self._acked(notice.id)
                 recorder.record_accepted(
-                    name, notice.id, notice.origin, notice.shard, notice.position, notice.node, notice.region
+                    name, id, notice.origin, notice.shard, notice.position, notice.node, notice.region
                 )
             case What.REPLICATED:
                 self.open.discard(notice.id)
-                recorder.record_told(name, notice.id, "replicated")
+                recorder.record_told(name, id, "replicated")
             case What.REFUSED | What.UNKNOWN:
                 self.open.discard(notice.id)
+                self.unanswered.pop(notice.id, None)
                 outcome = "failed" if notice.what is What.REFUSED else "unknown"
-                recorder.record_told(name, notice.id, outcome, notice.code.name)
+                recorder.record_told(name, id, outcome, notice.code.name)
             case What.KEPT:
                 self.kept += 1
+                if notice.code is Code.NOT_YET:  # an answer; what is behind it in its conversation waits for the same
+                    self.unanswered.clear()
             case What.RELEASED:
                 self.open.discard(notice.id)
-                recorder.record_told(name, notice.id, "released")
+                recorder.record_told(name, id, "released")
             case What.CONNECTED | What.MOVED:
                 self._connected()
                 recorder.record_connected(name, notice.region, notice.node)
@@ -173,8 +214,32 @@ class Person:
                 recorder.record_hedged(name, notice.region, notice.node)
             case What.GAP if self.client is not None:
                 recorder.record_gap(name, self.client.session, notice.missing)
+                if not notice.missing and self.runs:
+                    self.runs[-1].since = recorder.now()  # told to fetch anew: what was before it gets no other way
             case _:
                 pass
+
+    def _record_whisper(self, event: Event) -> None:
+        """To the checker a message that disappears is one whose deletion was asked for and never answered."""
+        id = bytes(reversed(event.id))
+        self._recorder.record_invoke(
+            f"{self.name}'s whispers", event.session, Kind.DELETION, event.scope, event.sender, id, event.hlc,
+            target=(event.sender, event.id),
+        )  # fmt: skip
+        self.whispers.add(event.id)
+
+    def _acked(self, id: bytes) -> None:
+        now = self._recorder.now()
+        if id in self.unanswered:
+            since = max(self.acked_at, min(said_at for said_at, _ in self.unanswered.values()))
+            if now - since > _WAIT_S:
+                self.waits.append((since, now))
+            del self.unanswered[id]
+        self.acked_at = now
+
+    def look_up(self) -> None:
+        """It stood still: what it waited for meanwhile is nobody's fault."""
+        self.acked_at = self._recorder.now()
 
     def _connected(self) -> None:
         client = self.client
@@ -216,7 +281,8 @@ class Person:
         other = rng.choice(accounts)
         match act.what:
             case "edit" if mine:
-                await client.post_edit(scope, rng.choice(mine), f"edited {act.pick}")
+                target = rng.choice(mine)
+                await client.post_edit(scope, target, self._says(target.id, f"edited {act.pick}."))
             case "delete" if mine:
                 await client.post_delete(scope, mine.popleft())
             case "react" if theirs:
@@ -236,10 +302,33 @@ class Person:
             case "newcomer":
                 await self._bring(f"new{act.pick}")
             case _:
+                if act.what == "copy" and theirs and self._pen is not None:
+                    self._copy(self._pen, theirs[-1])
                 parent = theirs[-1] if act.what == "reply" and theirs else None
                 reply_to = (parent.sender, parent.id) if parent else None
-                posted = await client.post(scope, f"text {act.pick}", reply_to=reply_to)
-                _remember(posted.event, self._mine)
+                text = f"text {act.pick}."
+                if act.what == "long":
+                    text *= _LONG_CHARS // len(text)
+                whisper_s = rng.uniform(0.3, 5.0) if act.what == "whisper" else None
+                posted = await client.post(scope, text, reply_to=reply_to, expires_in_s=whisper_s)
+                said = self.world.told_apart(posted.event)
+                self._says(said.id, text)
+                if said.id == posted.event.id:
+                    _remember(said, self._mine)
+
+    def _copy(self, pen: Pen, other: Target) -> None:
+        """The next message bears the id of another's (ids are made by clients); the history tells them apart.
+
+        Nobody answers such a message or changes it: histories name targets by their ids alone.
+        """
+        if (self.account, other.id) in self.world.copies:
+            return
+        pen.next_id = other.id
+        self.world.copies[self.account, other.id] = bytes(a ^ b for a, b in zip(other.id, self.account, strict=True))
+
+    def _says(self, id: bytes, text: str) -> str:
+        self.said.setdefault(id, []).append(text)
+        return text
 
     async def _bring(self, handle: str) -> None:
         """Somebody registers beside this person."""
@@ -255,7 +344,7 @@ class Person:
     async def _read(self, client: Client, scope: bytes) -> None:
         asked = self._recorder.now()
         page = await client.history(scope)
-        ids = [m.event.id for m in page.messages]
+        ids = [self.world.told_apart(m.event).id for m in page.messages]
         self._recorder.record_read(self.name, client.session, scope, ids, asked, whole=page.next is None, gap=page.gap)
 
 

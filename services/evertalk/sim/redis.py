@@ -252,8 +252,8 @@ class SimRedis:
         now = self.loop.time()
         life = limits.STORE_COUNTED_S
         return [
-            replace(entry, age_s=max(0.0, life - (end - now)))
-            for _, (entry, end) in sorted(self.data.stores.items())
+            StoreEntry(e.node, e.region, e.life, e.state, e.vector, e.checkpointed, max(0.0, life - (end - now)))
+            for _, (e, end) in sorted(self.data.stores.items())
             if end > now
         ]
 
@@ -351,7 +351,13 @@ class Pipeline:
         self._answer = answer
 
     def __call__(self) -> None:
-        self._answer([command() for command in self._commands])
+        replies = []
+        for command in self._commands:
+            try:
+                replies.append(command())
+            except LogError as error:
+                replies.append(error)
+        self._answer(replies)
 
     def run_some(self, rng: random.Random) -> None:
         """The first few of them, and no answer."""

@@ -33,7 +33,7 @@ class SimBoardReader:
         return await self._once(command)
 
     async def _once(self, command: Callable[[], Any]) -> Any:
-        link = await self._take()
+        link = self._idle.pop() if self._idle and self._idle[-1].is_open else await self._take()
         try:
             [reply] = await link.run([command])
         finally:
@@ -93,7 +93,9 @@ class SimBoardReader:
             await link.run([lambda: redis.subscribers.setdefault(subscriber)])
             yield []
             while True:
-                await self._hear(link, came)
+                await self._hear(came)
+                if not heard and link.is_open:
+                    await link.run([lambda: None], PING_S)
                 while heard:
                     yield heard.popleft()
                 if not link.is_open:
@@ -102,13 +104,13 @@ class SimBoardReader:
             leave()
             link.close()
 
-    async def _hear(self, link: Link, came: asyncio.Event) -> None:
-        """Until something came, or the link is seen to live."""
+    async def _hear(self, came: asyncio.Event) -> None:
+        """Until something came, or it is time to see whether the link lives."""
+        due = asyncio.get_running_loop().call_later(PING_S, came.set)
         try:
-            async with asyncio.timeout(PING_S):
-                await came.wait()
-        except TimeoutError:
-            await link.run([lambda: None], PING_S)
+            await came.wait()
+        finally:
+            due.cancel()
         came.clear()
 
     async def close(self) -> None:

@@ -38,6 +38,8 @@ class Link:
         self.connection = Connection(network, process, redis)
         self.connection.client_ended = self._broke
         self._pending: asyncio.Future[Any] | None = None
+        self._due = 0.0  # when what is pending is late
+        self._watched_at = 0.0  # when it is looked at next; 0: never
         self.on_end: Callable[[], None] = lambda: None
 
     @classmethod
@@ -85,17 +87,35 @@ class Link:
             connection.down.send(lambda: None if done.done() else done.set_result(reply))
 
         connection.up.send(message(answer))
-        late = loop.call_later(deadline_s, self._late, done)
+        self._watch(loop.time() + deadline_s)
         answered = False
         try:
             reply = await done
             answered = True
         finally:
-            late.cancel()
             if not answered:
                 self.close()
         self._process.step()
         return reply
+
+    def _watch(self, due: float) -> None:
+        """Be late at `due`. Looks outlive what they were for: most answers come in time, and timers cost."""
+        self._due = due
+        if not 0 < self._watched_at <= due:
+            self._watched_at = due
+            self._process.loop.call_at(due, self._look, due)
+
+    def _look(self, when: float) -> None:
+        if self._watched_at != when:
+            return  # an earlier look took over
+        self._watched_at = 0.0
+        pending = self._pending
+        if pending is None or pending.done():
+            return
+        if self._due > self._process.loop.time():
+            self._watch(self._due)
+        else:
+            pending.set_exception(Broken(f"Redis in {self.redis.place} does not answer"))
 
     async def ask(self, serve: Callable[[Callable[[Any], None]], None], deadline_s: float) -> Any:
         """Have `serve` called over there with a way to answer, now or later; returns the answer.
@@ -111,27 +131,12 @@ class Link:
         Raises:
             Broken: nothing is known of any. LogUnavailable: it was closed already, nothing was sent.
         """
-        caught = [_caught(command) for command in commands]
-        replies: list[Any] = await self._exchange(lambda answer: Pipeline(caught, answer), deadline_s)
+        replies: list[Any] = await self._exchange(lambda answer: Pipeline(commands, answer), deadline_s)
         return replies
-
-    def _late(self, done: asyncio.Future[Any]) -> None:
-        if not done.done():
-            done.set_exception(Broken(f"Redis in {self.redis.place} does not answer"))
 
     def close(self) -> None:
         if self.connection.open:
             self.connection.died(self._process)
-
-
-def _caught(command: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        try:
-            return command()
-        except LogError as error:
-            return error
-
-    return run
 
 
 class Station:

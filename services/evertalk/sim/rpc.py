@@ -10,6 +10,7 @@ from typing import Any
 from evertalk.adapters.grpc_server import UNARY
 from evertalk.adapters.grpc_transport import RESPONSES
 from evertalk.core.errors import PeerUnavailable, Refused
+from evertalk.sim.loop import SimLoop
 from evertalk.sim.network import Connection, Network
 from evertalk.sim.process import Process
 from evertalk.v1 import chat_pb2
@@ -45,11 +46,34 @@ class Switchboard:
         return server if server is not None and server.process.alive else None
 
 
-class SimServer:
-    """Serves a service object as `grpc_server.Server` does; also the Health of its node."""
+class Cpu:
+    """A processor that does one thing after the other, where a simulation is to show what that does to those who wait.
 
-    def __init__(self, process: Process, network: Network, service: Any) -> None:
-        self.process, self._network, self._service = process, network, service
+    Args:
+        hello_s: what the first frame of a session costs, in seconds.
+        frame_s: what any other one does.
+    """
+
+    def __init__(self, loop: SimLoop, hello_s: float, frame_s: float) -> None:
+        self._loop, self._hello_s, self._frame_s = loop, hello_s, frame_s
+        self._free_at = 0.0
+
+    async def spend(self, first: bool) -> None:
+        """Until it has come to this frame, and is through with it."""
+        now = self._loop.time()
+        self._free_at = max(self._free_at, now) + (self._hello_s if first else self._frame_s)
+        await asyncio.sleep(self._free_at - now)
+
+
+class SimServer:
+    """Serves a service object as `grpc_server.Server` does; also the Health of its node.
+
+    Args:
+        cpu: what its node works with; None: nothing takes time.
+    """
+
+    def __init__(self, process: Process, network: Network, service: Any, cpu: Cpu | None = None) -> None:
+        self.process, self._network, self._service, self._cpu = process, network, service, cpu
         self.serving = False
 
     async def health(self, serving: bool) -> None:
@@ -80,8 +104,13 @@ class SimServer:
 
     async def _session(self, connection: Connection, token: str, stream: SimStream) -> None:
         ended: Refused | None = None
+        first = True
 
         async def write(frame: Any) -> None:
+            nonlocal first
+            if self._cpu is not None:
+                await self._cpu.spend(first)
+                first = False
             await stream.down.room()
             self.process.step()
             raw = frame if isinstance(frame, bytes) else frame.SerializeToString()
@@ -91,6 +120,8 @@ class SimServer:
         async def requests() -> AsyncIterator[chat_pb2.SessionRequest]:
             while True:
                 raw = await stream.up.take()
+                if self._cpu is not None:
+                    await self._cpu.spend(False)
                 self.process.step()
                 yield chat_pb2.SessionRequest.FromString(raw)
 

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -21,14 +21,15 @@ from evertalk.sim.faults import Breaker
 from evertalk.sim.loop import SimLoop, Stuck, play
 from evertalk.sim.people import Person
 from evertalk.sim.plan import Plan
-from evertalk.sim.verdict import unkept, unshown
+from evertalk.sim.verdict import residue, unkept, unshown, waited, waits
 from evertalk.sim.world import World
 
 _SETUP_S = 60.0
 _CONVERGE_S = 60.0
-_QUIET_S = 1.5
+_QUIET_S = 1.2  # receipts are sent once a second
 _SHOWN_S = 45.0  # a stream that hangs without a send to show it is given up after SUSPECT_S
 _POLL_S = 0.25
+_START_POLL_S = 0.05
 _THOROUGH = 8  # every so many seeds each replica is read row by row; else those of equal digests once
 
 
@@ -157,6 +158,7 @@ class _Stage:
             if await self._set_up(world):
                 breaker = Breaker(world, plan, recorder, self.people, self._counts)
                 await self._live(world, breaker)
+                self._judge_waits(breaker)
                 breaker.heal()
                 await self._compare(world)
         finally:
@@ -172,6 +174,8 @@ class _Stage:
         self.people = [Person(world, user, self._recorder) for user in self._plan.users]
         try:
             async with asyncio.timeout(_SETUP_S):
+                while not world.up():  # noqa: ASYNC110 else people would ask again and again, and be refused
+                    await asyncio.sleep(_START_POLL_S)
                 await asyncio.gather(*(person.join() for person in self.people))
                 for person in self.people:
                     person.begin()
@@ -218,6 +222,14 @@ class _Stage:
 
     # ------------------------------------------------------------ the end
 
+    def _judge_waits(self, breaker: Breaker) -> None:
+        assert self._recorder is not None
+        found = waits(self.people, breaker.troubles, self._recorder.now(), self._moved)
+        for least in (1, 2, 4):
+            self._counts[f"waits over {least} s"] += sum(end - start > least for _, start, end in found)
+        for sentence in waited(found):
+            self._fail(sentence)
+
     async def _compare(self, world: World) -> None:
         """Until everybody has answered and all replicas are equal; then what they show."""
         assert self._recorder is not None
@@ -236,7 +248,7 @@ class _Stage:
             self._recorder.record_converged()
             self._record_finals(world)
             self._counts["same message in two entries"] += world.hosts()[0].in_two_entries()
-            for sentence in unkept(self.people, world.hosts()):
+            for sentence in (*unkept(self.people, world.hosts()), *residue(self.people, world.hosts())):
                 self._fail(sentence)
 
     async def _until_settled(self, world: World) -> bool:
@@ -256,6 +268,8 @@ class _Stage:
         for host in hosts:
             if not host.serves:
                 return f"{host.name} does not serve"
+            if host.disappearing():
+                return f"{host.name} holds a message that is to disappear"
         for person in self.people:
             if person.up is None:
                 return f"{person.name} is not connected"
@@ -278,13 +292,15 @@ class _Stage:
                 digest = digests.get(scope, "")
                 shown = read.get((scope, digest))
                 if shown is None or thorough:
-                    shown = read[scope, digest] = [shown_of(m.event) for m in host.messages(scope)]
+                    shown = read[scope, digest] = [shown_of(world.told_apart(m.event)) for m in host.messages(scope)]
                 self._recorder.record_final(host.name, host.region, scope, shown, digest, host.vector)
 
     def _unshown(self, world: World) -> list[str]:
         assert self._recorder is not None
         host = world.hosts()[0]
-        finals = {scope: host.messages(scope) for scope in self.talks}
+        finals = {
+            scope: [replace(m, event=world.told_apart(m.event)) for m in host.messages(scope)] for scope in self.talks
+        }
         members = {scope: host.members(scope) for scope in self.talks}
         return list(unshown(self.people, finals, members, self._recorder.said_at, self._moved, self._founders))
 

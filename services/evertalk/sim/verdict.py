@@ -1,4 +1,5 @@
-"""What must hold at the end of a run beyond what the checker judges: sessions were shown everything."""
+"""What must hold beyond what the checker judges: sessions were shown everything, nobody waited long, and what was
+deleted is on no disk."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from evertalk.core import limits
 from evertalk.core.ids import direct_scope
 from evertalk.core.model import Applied, Durability, Kind
+from evertalk.sim.allowance import Troubles
 from evertalk.sim.people import Person
 from evertalk.sim.world import NodeHost
 
 _WHOLE_PAGE_BYTES = 100_000
+WAIT_S = 3.0  # P6: two seconds; and some, for delays on simulated ways that come one on top of the other
 
 
 def unshown(
@@ -60,3 +63,44 @@ def unkept(people: Sequence[Person], hosts: Sequence[NodeHost]) -> Iterator[str]
             without = [host.name for host in hosts if not host.members(created.id)]
             if created.durability is Durability.REPLICATED and without:
                 yield f"unkept: conversation {created.id.hex()} was REPLICATED and is not in {', '.join(without)}"
+
+
+def residue(people: Sequence[Person], hosts: Sequence[NodeHost]) -> Iterator[str]:
+    """Texts of deleted or disappeared messages that are still on a disk, anywhere in the file (P9)."""
+    texts: dict[bytes, set[str]] = {}
+    for person in people:
+        for id_, said in person.said.items():
+            texts.setdefault(id_, set()).update(said)
+    gone: set[bytes] = set().union(*(person.whispers for person in people), *(host.deleted() for host in hosts))
+    kept: set[str] = set().union(*(said for id_, said in texts.items() if id_ not in gone))
+    for host in hosts:
+        image = host.disk.db.serialize()
+        for id_ in sorted(gone & texts.keys()):
+            for text in sorted(texts[id_] - kept):
+                if text[: text.index(".") + 1].encode() in image:
+                    yield f"residue: {host.name} has {text[:40]!r} of message {id_.hex()} on its disk, which is gone"
+
+
+def waits(
+    people: Sequence[Person], troubles: Troubles, now: float, moved: Mapping[bytes, set[bytes]]
+) -> list[tuple[str, float, float]]:
+    """Who went without an acknowledgement from when to when, although some region had no trouble all the time (P6).
+
+    Args:
+        moved: conversation -> accounts that may not be in it any more; of their messages nothing is promised.
+    """
+    found = []
+    for person in people:
+        own = list(person.waits)
+        still = [at for at, scope in person.unanswered.values() if person.account not in moved.get(scope, ())]
+        if still and person.up is not None and person.process is not None and not person.process.frozen:
+            own.append((max(person.acked_at, min(still)), now))
+        found += [(person.name, start, end) for start, end in own if troubles.well(start, end)]
+    return found
+
+
+def waited(found: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+    """Of `waits`, those that no client should have to bear."""
+    for name, start, end in found:
+        if end - start > WAIT_S:
+            yield f"waited: {name} had no acknowledgement from {start:.1f} s to {end:.1f} s"

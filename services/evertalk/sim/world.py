@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from evertalk.chatnode.node import State
 from evertalk.chatnode.parts import Parts
 from evertalk.chatnode.parts import World as Given
 from evertalk.client import Endpoint
-from evertalk.core.model import Applied, Role, Stream
+from evertalk.core.limits import ID_BYTES
+from evertalk.core.model import Applied, Event, Kind, Role, Stream
 from evertalk.core.replication import redundancy
 from evertalk.core.vector import Vector
 from evertalk.replicator.app import Replicator
@@ -31,7 +32,7 @@ from evertalk.sim.process import Process
 from evertalk.sim.redis import Data, SimRedis
 from evertalk.sim.redis_boards import SimBoard, SimBoardReader
 from evertalk.sim.redis_ports import SimLog, SimTail, Station
-from evertalk.sim.rpc import SimServer, SimTransport, Switchboard
+from evertalk.sim.rpc import Cpu, SimServer, SimTransport, Switchboard
 
 _NOWHERE = "redis://simulated"
 _ALL = 100_000
@@ -48,6 +49,8 @@ class NodeHost:
     process: Process | None = None
     parts: Parts | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _read: dict[str | bytes, Any] = field(default_factory=dict)  # what was read of its store as it is now
+    _read_at: tuple[Any, int] = (None, 0)  # which connection, after how many changes
 
     @property
     def serves(self) -> bool:
@@ -65,17 +68,40 @@ class NodeHost:
 
     def digests(self) -> dict[bytes, str]:
         """Of every conversation."""
-        digests, _ = sqlite_read.digests(self.disk.db, None)
-        return {d.scope: d.sha256 for d in digests}
+        found: dict[bytes, str] = self._once(
+            "digests", lambda: {d.scope: d.sha256 for d in sqlite_read.digests(self.disk.db, None)[0]}
+        )
+        return found
 
     def messages(self, scope: bytes) -> list[Applied]:
         """Every visible message of a conversation."""
-        return sqlite_read.history(self.disk.db, self.disk.shards, scope, None, _ALL).messages
+        found: list[Applied] = self._once(
+            scope, lambda: sqlite_read.history(self.disk.db, self.disk.shards, scope, None, _ALL).messages
+        )
+        return found
+
+    def _once(self, what: str | bytes, read: Callable[[], Any]) -> Any:
+        """Read it unless it was and nothing has changed since."""
+        now = (self.disk.db, self.disk.db.total_changes)
+        if now != self._read_at:
+            self._read, self._read_at = {}, now
+        if what not in self._read:
+            self._read[what] = read()
+        return self._read[what]
 
     def in_two_entries(self) -> int:
         """How many events it knows by more than one position."""
         found: int = self.disk.db.execute("SELECT count(*) FROM facts WHERE length(copies) > 0").fetchone()[0]
         return found
+
+    def disappearing(self) -> bool:
+        """True if it holds a message that is to disappear, or should have."""
+        return self.disk.db.execute("SELECT 1 FROM facts WHERE expires_at > 0 LIMIT 1").fetchone() is not None
+
+    def deleted(self) -> set[bytes]:
+        """Ids of messages whose deletion it knows."""
+        rows = self.disk.db.execute("SELECT slot FROM facts WHERE kind = ?", (int(Kind.DELETION),))
+        return {slot[:ID_BYTES] for (slot,) in rows}
 
     def knows(self, account: bytes) -> bool:
         """True if that account is there."""
@@ -113,14 +139,17 @@ class World:
     def __init__(self, loop: SimLoop, seed: int, shape: Shape, fail: Callable[[str], None]) -> None:
         self.loop, self.seed, self.shape, self.fail = loop, seed, shape, fail
         self._lives = 0
+        self.cpu: Callable[[], Cpu | None] = lambda: None  # a processor for each life of a node
         self.network = Network(loop, self._rng("network"), shape.wan_s)
         self.regions: dict[str, RegionHost] = {}
         self._written: dict[tuple[str, int, int], bytes] = {}
         for number, name in enumerate(shape.regions):
             self.regions[name] = self._region(name, number)
+        self.copies: dict[tuple[bytes, bytes], bytes] = {}  # (sender, another's id that it used) -> what it is called
+        self.absent = {shape.joins} - {""}  # regions that come later
         hosts = self.hosts()
         self.board = Switchboard(self.network, {h.address: h.region for h in hosts})
-        self.endpoints = [Endpoint(h.region, h.address) for h in hosts]
+        self.endpoints = [Endpoint(h.region, h.address) for h in hosts if h.region in self.joined]
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self.seed}/{name}")
@@ -142,6 +171,16 @@ class World:
         if self._written.setdefault(key, payload) != payload:
             self.fail(f"two entries at {key}: {'mirror' if stream.mirror else 'log'} holds another than was there")
 
+    @property
+    def joined(self) -> set[str]:
+        """The regions that the others know of."""
+        return set(self.regions) - self.absent
+
+    def told_apart(self, event: Event) -> Event:
+        """The event as histories name it: by an id of its own, also where its sender used another's."""
+        name = self.copies.get((event.sender, event.id))
+        return replace(event, id=name) if name else event
+
     def hosts(self) -> list[NodeHost]:
         """Every node of every region."""
         return [node for region in self.regions.values() for node in region.nodes]
@@ -160,9 +199,26 @@ class World:
     # ------------------------------------------------------------ starting
 
     def start(self) -> None:
-        """Everything."""
-        for region in self.regions.values():
-            self.start_region(region.name)
+        """Everything that is there from the start."""
+        for name in self.regions:
+            if name not in self.absent:
+                self.start_region(name)
+
+    def join(self, name: str) -> None:
+        """A region comes. Nodes read their configuration again as they run, replicators as they start again."""
+        self.absent.discard(name)
+        self.endpoints += [Endpoint(name, node.address) for node in self.regions[name].nodes]
+        for host in self.hosts():
+            if host.parts is not None:
+                node = host.parts.node
+                fresh = {"peers": self._peers(host.region), "endpoints": self._client_endpoints()}
+                node.settings = node.settings.model_copy(update=fresh)
+        for other in sorted(self.joined - {name}):
+            for process in self.regions[other].replicators:
+                process.kill()
+            if not self.regions[other].dark:
+                self.start_replicators(other)
+        self.start_region(name)
 
     def start_region(self, name: str) -> None:
         """Whatever of it does not run."""
@@ -180,8 +236,11 @@ class World:
         return {
             name: PeerRegion.model_construct(redis=_NOWHERE, nodes={n.name: n.address for n in other.nodes})
             for name, other in self.regions.items()
-            if name != own
+            if name != own and name not in self.absent
         }
+
+    def _client_endpoints(self) -> list[ClientEndpoint]:
+        return [ClientEndpoint.model_construct(region=e.region, address=e.address) for e in self.endpoints]
 
     def start_node(self, node: NodeHost) -> None:
         """Start it unless it runs."""
@@ -200,14 +259,14 @@ class World:
         }  # fmt: skip
 
     async def _run_node(self, node: NodeHost, region: RegionHost, process: Process, stop: asyncio.Event) -> None:
+        ids = self.ids(node.name, region.clock)
+        store = await SimStore.start(process, node.disk, ids)
         settings = NodeSettings.model_construct(**self._settings(
             region=region.name, peers=self._peers(region.name), node=node.name, listen=node.address,
             store=Path(node.name), keys=Path(), checkpoint_s=self.shape.checkpoint_s,
             neighbours={n.name: n.address for n in region.nodes if n is not node},
-            endpoints=[ClientEndpoint.model_construct(region=e.region, address=e.address) for e in self.endpoints],
+            endpoints=self._client_endpoints(),
         ))  # fmt: skip
-        ids = self.ids(node.name, region.clock)
-        store = await SimStore.start(process, node.disk, ids)
         station = Station(process, self.network, region.redis)
         given = Given(
             clock=region.clock, ids=ids, store=store,
@@ -216,7 +275,7 @@ class World:
             transport=SimTransport(process, self.board), keyring=SimKeyring(region.name), passwords=SimPasswords(),
         )  # fmt: skip
         parts = Parts(settings, given)
-        server = SimServer(process, self.network, parts.service)
+        server = SimServer(process, self.network, parts.service, self.cpu())
         self.board.listen(node.address, server)
         node.parts = parts
         await parts.run(server, stop)
@@ -240,7 +299,7 @@ class World:
         board = SimBoard(Station(process, self.network, region.redis), region.name)
         peers = []
         for name, other in self.regions.items():
-            if name != region.name:
+            if name != region.name and name not in self.absent:
                 station = Station(process, self.network, other.redis, writes=False)
                 peers.append(Peer(name, SimBoardReader(station), SimTail(station)))
         ids = self.ids(process.name, region.clock)
@@ -308,6 +367,8 @@ class World:
         """Everything runs, every path is open."""
         self.thaw()
         self.mend_all()
+        for name in sorted(self.absent):
+            self.join(name)
         for name in self.regions:
             self.start_region(name)
         self.mend_all()
@@ -325,6 +386,11 @@ class World:
 
     # ------------------------------------------------------------ seeing
 
+    def up(self) -> bool:
+        """True once every node serves and hears of every region."""
+        nodes = [n for n in self.hosts() if n.region in self.joined]
+        return all(n.serves and n.parts is not None and n.parts.node.live_peers_complete() for n in nodes)
+
     def serving(self) -> list[str]:
         """Regions with a node that serves and a Redis that answers."""
         return [r.name for r in self.regions.values() if _serves(r)]
@@ -332,7 +398,7 @@ class World:
     def whole(self) -> bool:
         """True if the next region may fall (P1)."""
         views = self.views()
-        return redundancy(views, list(self.regions), self.shape.shards, 2).whole
+        return redundancy(views, sorted(self.joined), self.shape.shards, 2).whole
 
     def views(self) -> dict[str, BoardView]:
         """Every board that answers, as it is now."""
@@ -340,7 +406,7 @@ class World:
         found = {}
         for region in self.regions.values():
             redis = region.redis
-            if redis.alive and not redis.frozen and not region.dark:
+            if redis.alive and not redis.frozen and not region.dark and region.name in self.joined:
                 origins = dict(redis.data.origins)
                 wanted = [Stream(o.origin, s, o.region != region.name) for o in origins.values() for s in shards]
                 found[region.name] = BoardView(region.name, origins, redis.store_entries(), redis.stream_states(wanted))
