@@ -21,13 +21,14 @@ PROTOS := $(wildcard $(PROTO_DIR)/*.proto)
 PYTEST_ARGS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-docker test sim check proto lock clean venv python
+.PHONY: help demo demo-docker test sim load check proto lock clean venv python
 
 help:
 	@echo 'make demo   run the demo'
 	@echo 'make demo-docker  the same in containers'
 	@echo 'make test   run the tests; those in containers too, where a Docker Engine answers'
 	@echo 'make sim    simulated disasters: SEEDS=2000 of them from START=1 in PROCS=2 processes; or one, SEED=n'
+	@echo 'make load   load tests, RUNS=5 of each: figures and tables into OUT=reports/load (about an hour)'
 	@echo 'make check  lint, type-check and check the architecture, the protos and the doc links'
 	@echo 'make proto  compile the protos again'
 	@echo 'make lock   resolve requirements.lock again (LOCK_ARGS=--upgrade for newer versions)'
@@ -54,10 +55,27 @@ sim: $(READY)
 	@PYTHONHASHSEED=0 exec $(BIN)/python -m evertalk.sim \
 		$(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--seeds $(SEEDS) --start $(START) --procs $(PROCS))
 
+RUNS ?= 5
+OUT ?= reports/load
+LOAD = $(BIN)/python -m loadtest
+
+load: $(READY)
+	$(LOAD) w1 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w1 --out $(OUT) --runs $(RUNS) --name w1-2nodes --nodes 2
+	$(LOAD) w1 --out $(OUT) --runs $(RUNS) --name w1-single --frames single
+	$(LOAD) w1 --out $(OUT) --runs $(RUNS) --name w1-sdk --generator sdk
+	$(LOAD) w2 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w3 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w4 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w5 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w5 --out $(OUT) --runs $(RUNS) --name w5-5000 --users 5000
+	$(LOAD) w6 --out $(OUT) --runs $(RUNS)
+	$(LOAD) w7 --out $(OUT)
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict services tests
+	$(BIN)/mypy --strict services tests loadtest
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/python tests/tools/doc_links.py

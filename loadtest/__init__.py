@@ -1,0 +1,1 @@
+"""Load tests: what a cluster costs per message and how long messages take, measured from outside."""

@@ -1,0 +1,37 @@
+"""The histogram against sorted lists."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.histogram import Histogram
+
+values = st.lists(st.integers(0, 10**9), min_size=1, max_size=200)
+
+
+def of(numbers: list[int]) -> Histogram:
+    found = Histogram()
+    for number in numbers:
+        found.record(number)
+    return found
+
+
+@given(values, st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
+def test_a_percentile_is_right_to_three_digits_and_never_too_low(numbers: list[int], share: float) -> None:
+    exact = sorted(numbers)[max(0, -int(-share * len(numbers) // 1) - 1)]
+    assert exact <= of(numbers).percentile(share) <= exact * 1.001
+
+
+@given(values, values)
+def test_merged_histograms_are_that_of_both(one: list[int], other: list[int]) -> None:
+    merged = of(one)
+    merged.merge(Histogram.from_json(json.loads(json.dumps(of(other).to_json()))))
+    assert merged.to_json() == of(one + other).to_json()
+    assert merged.count == len(one) + len(other)
+
+
+def test_an_empty_histogram_says_zero() -> None:
+    assert Histogram().in_ms() == dict.fromkeys(("p50", "p90", "p99", "p999", "max", "mean"), 0.0)
