@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from evertalk.core.board import MirrorBatch, OriginInfo, StoreEntry, StreamState, Watermark
 from evertalk.core.errors import LogError
-from evertalk.core.model import Applied, Entry, Event, Record, Row, Stream
+from evertalk.core.model import Applied, Entry, Event, Grave, Record, Row, Stream
 from evertalk.core.vector import Hole, Key, Vector
 
 # ---------------------------------------------------------------- clock and chance
@@ -250,6 +250,7 @@ class ExportPage:
     last: bool
     vector: Vector
     folded: frozenset[str]
+    graves: list[Grave] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +297,12 @@ class Store(Protocol):
         """Move the cursor to hole.last and note the open hole (R6); hole.first must be cursor + 1."""
         ...
 
-    async def import_rows(self, rows: Sequence[Row], now_ms: int) -> list[Applied]:
-        """Merge rows of another store's Export as apply does, with all their copies; no cursor moves (R9)."""
+    async def import_rows(self, rows: Sequence[Row], now_ms: int, graves: Sequence[Grave] = ()) -> list[Applied]:
+        """Merge rows of another store's Export as apply does, with all their copies; no cursor moves (R9).
+
+        Args:
+            graves: what has expired there: nothing that hangs on it stays here either (P9).
+        """
         ...
 
     async def finish_import(
@@ -311,7 +316,7 @@ class Store(Protocol):
         ...
 
     async def export(self, life: str, after_change: int, limit: int) -> ExportPage:
-        """Rows with a change number above `after_change`, lowest first; from 0 if `life` is not this one."""
+        """Rows and graves with a change number above `after_change`, lowest first; from 0 if `life` is not this one."""
         ...
 
     async def fold(self, origins: Iterable[str]) -> None:

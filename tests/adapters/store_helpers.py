@@ -158,7 +158,7 @@ async def pull(target: Store, source: Store, limit: int = 100, now_ms: int = NOW
     pages: list[ExportPage] = []
     while not pages or not pages[-1].last:
         page = await source.export(life, change, limit)
-        await target.import_rows(page.rows, now_ms)
+        await target.import_rows(page.rows, now_ms, page.graves)
         life, change = page.life, page.next_change
         pages.append(page)
     await target.finish_import(source.life, life, change, pages[0].vector, pages[0].folded)

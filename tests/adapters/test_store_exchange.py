@@ -263,6 +263,39 @@ async def test_a_change_number_is_not_given_twice(store: Store, pen: Pen, seoul:
     assert texts(r.event for r in (await store.export(store.life, after, 10)).rows) == ["next"]
 
 
+async def test_a_new_store_keeps_no_edit_of_what_has_expired(
+    make_store: MakeStore, pen: Pen, seoul: Region, busan: Region
+) -> None:
+    """It hears of the edit by a log, and can hear of the message from nobody: it must hear that it is gone (P9)."""
+    old, new = await make_store(), await make_store()
+    message = pen.message("soon over", expires_at_ms=NOW_MS + 1)
+    await old.apply([seoul.log(message), seoul.log(pen.message("stays"))], NOW_MS)
+    await old.expire(NOW_MS + 1)
+    edit, reaction = busan.each(pen.edit(message, "soon o."), pen.reaction(message, "+"))
+    await new.apply([edit], NOW_MS + 2)
+    assert await new.counts() == {"edit": 1}, "the message may come yet"
+    pages = await pull(new, old, limit=1, now_ms=NOW_MS + 2)
+    assert sum(len(page.graves) for page in pages) == 1
+    await new.apply([reaction], NOW_MS + 2)
+    await old.apply([edit, reaction], NOW_MS + 2)
+    for store in (old, new):
+        assert await store.counts() == {"message": 1}
+    assert [len(page.graves) for page in await pull(await make_store(), new, now_ms=NOW_MS + 2)] == [1]
+
+
+async def test_a_grave_takes_nothing_that_is_there(make_store: MakeStore, pen: Pen, seoul: Region) -> None:
+    """A store whose clock is behind shows a message a little longer, with what hangs on it."""
+    ahead, behind = await make_store(), await make_store()
+    message = pen.message("soon over", expires_at_ms=NOW_MS + 1)
+    entries = seoul.each(message, pen.edit(message, "soon o."))
+    for store in (ahead, behind):
+        await store.apply(entries, NOW_MS)
+    await ahead.expire(NOW_MS + 1)
+    await pull(behind, ahead, now_ms=NOW_MS)
+    assert await behind.counts() == {"message": 1, "edit": 1}
+    assert await behind.expire(NOW_MS + 1) == 2
+
+
 async def test_an_export_beside_writes_converges(make_store: MakeStore, pen: Pen, seoul: Region, busan: Region) -> None:
     source, target = await make_store(), await make_store()
     first, hedged = [pen.message(f"a{n}") for n in range(8)], pen.message("hedged")

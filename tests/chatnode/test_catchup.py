@@ -13,7 +13,7 @@ from evertalk.adapters.clock import SystemIds
 from evertalk.adapters.settings import PeerRegion
 from evertalk.adapters.sqlite_store import SqliteStore
 from evertalk.adapters.tokens import Keyring, make_keys
-from evertalk.adapters.wire import decode_entry, encode_rows, encode_vector
+from evertalk.adapters.wire import decode_entry, encode_graves, encode_rows, encode_vector
 from evertalk.chatnode.catchup import CatchUp
 from evertalk.core.board import StoreEntry, StreamState
 from evertalk.core.errors import PeerUnavailable
@@ -46,7 +46,7 @@ class Elsewhere:
         page = await self.store.export(request.life, request.after_change, 3)
         return cluster_pb2.ExportResponse(
             life=page.life, rows=encode_rows(page.rows), next_change=page.next_change, last=page.last,
-            vector=encode_vector(page.vector), folded=sorted(page.folded),
+            vector=encode_vector(page.vector), folded=sorted(page.folded), graves=encode_graves(page.graves),
         )  # fmt: skip
 
     async def close(self) -> None: ...
@@ -145,6 +145,41 @@ async def test_a_gap_that_nobody_can_fill_becomes_a_hole_and_the_holder_fills_it
     assert not d.store.vector.holes
 
 
+async def test_of_a_folded_origin_only_what_is_left_is_replicated(behind: Behind, pen: Pen) -> None:
+    """Whoever sent what was lost must not be told that it is safe: it sends it again."""
+    d = behind.desk
+    entries = d.region.write(pen.message("burned before it was mirrored", BORIS))
+    d.region.written.remove(entries[0])
+    key, position = (entries[0].stream.origin, entries[0].stream.shard), entries[0].position
+    behind.elsewhere.away = True
+    anna = await d.opened(ANNA)
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+    assert not d.node.is_replicated(key, position + 1), "the origin may still be heard from"
+
+    await d.store.fold({key[0]})
+    assert d.node.is_replicated(key, position + 1)
+    assert not d.node.is_replicated(key, position)
+    told = d.node.replicated_of({key: d.node.replicated(key)})
+    assert not told.covers_range(*key, position, position)
+
+
+async def test_nothing_is_definitely_not_there_while_a_gap_is_seen(behind: Behind, pen: Pen) -> None:
+    """Not only while a hole is open: the stores of the region that wrote it may have lost it as well."""
+    d = behind.desk
+    since = d.node.region_time_ms()
+    d.node.stores, d.node.stores_read_ms = [behind.elsewhere.entry()], since + 1
+    assert d.node.knows_all_since(since)
+    entries = d.region.write(pen.message("who was added", BORIS))
+    d.region.written.remove(entries[0])
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    d.node.stores_read_ms = since + 2
+    assert not d.node.knows_all_since(since)
+
+
 async def test_a_gap_is_not_passed_while_its_holder_lives(behind: Behind, pen: Pen) -> None:
     d = behind.desk
     entries = d.region.write(pen.message("only in busan", BORIS))
@@ -175,6 +210,35 @@ async def test_a_hole_that_an_own_stream_holds_by_now_is_read_from_there(behind:
     await behind.rounds(1, age_s=30)
     await anna.sees("came late")
     assert not d.store.vector.holes
+
+
+async def test_of_a_hole_a_store_and_an_own_stream_each_fill_their_part(behind: Behind, pen: Pen) -> None:
+    """What nobody has any more keeps nobody from what somebody has."""
+    d = behind.desk
+    anna = await d.opened(ANNA)
+    entries = d.region.write(*(pen.message(f"lost {n}", BORIS) for n in range(4)))
+    stream, first = entries[0].stream, entries[0].position
+    for entry in entries:
+        d.region.written.remove(entry)
+    behind.elsewhere.away = True
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+    assert d.store.vector.holes == {Hole(stream.origin, stream.shard, first, first + 3)}
+
+    d.region.written.insert(0, entries[2])  # from a disk as it was
+    behind.board.found[stream] = StreamState(last=first + 2, length=1, bytes=100, floor=first + 1)
+    await behind.rounds(1, age_s=30)
+    await anna.sees("lost 2")
+    left = {Hole(stream.origin, stream.shard, n, m) for n, m in ((first, first + 1), (first + 3, first + 3))}
+    assert d.store.vector.holes == left, "what was not read is not had"
+
+    behind.elsewhere.away = False
+    await behind.elsewhere.store.apply([decode_entry(entries[0])], NOW_MS)
+    await behind.rounds(2)
+    await anna.sees("lost 0")
+    assert d.store.vector.holes == {Hole(stream.origin, stream.shard, n, n) for n in (first + 1, first + 3)}
 
 
 async def test_a_gap_that_closes_while_it_is_looked_at_is_no_longer_one(behind: Behind, pen: Pen) -> None:

@@ -193,6 +193,23 @@ async def test_who_is_added_and_made_an_admin_at_one_go_gets_one_page_and_who_re
     assert dora.texts() == ["old", "while she is in", "old", "while she is in", "while she is out"]
 
 
+async def test_who_joins_is_shown_answers_behind_the_page_that_has_what_they_answer(d: Desk, pen: Pen) -> None:
+    """Also where the answer, the joining and what follows are in one batch of the store (R11, R13)."""
+    await d.wrote(pen.message("question"))
+    chloe, dora = await d.opened(CHLOE), await d.opened(DORA)
+    answer = pen.message("answer", BORIS)
+    changes = [pen.reaction(answer, "+", ANNA), pen.membership(DORA, Role.MEMBER, 1)]
+    async with d.node.writing:
+        d.region.write(answer, *changes, pen.message("welcome"))
+    await dora.sees("welcome")
+    await chloe.sees("welcome")
+    assert dora.texts() == ["question", "answer", "welcome"]
+    assert dora.shown()[0].event.id == changes[1].id
+    assert [a.event.id for a in dora.shown()].count(changes[0].id) == 1
+    assert chloe.texts() == ["answer", "welcome"]
+    assert dora.skipped(answer, *changes) == []
+
+
 async def test_who_has_been_added_and_removed_again_since_is_shown_nothing(d: Desk, pen: Pen) -> None:
     await d.wrote(pen.message("not for dora", BORIS))
     dora = await d.opened(DORA)

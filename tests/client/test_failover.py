@@ -62,6 +62,42 @@ async def test_a_hanging_region_costs_less_than_two_seconds_and_stays_left() -> 
 
 
 @virtual
+async def test_a_hedge_does_not_go_to_a_neighbour_that_hangs_with_it() -> None:
+    """The region's Redis stands still: every node of it greets at once and acknowledges nothing."""
+    world = World(nodes=2)
+    async with world.client() as chat:
+        for name in ("seoul-1", "seoul-2"):
+            world[name].held_acks = []
+        for name in ("busan-1", "busan-2"):
+            world[name].hello_delay_s = 0.5  # far away
+        assert await gap_of_a_send(world, chat, "after") < 1
+        assert chat.region == "busan"
+
+
+@virtual
+async def test_a_hedge_goes_to_a_neighbour_when_no_other_region_answers() -> None:
+    world = World(nodes=2)
+    async with world.client() as chat:
+        first = chat.node
+        world[first].hang()
+        for name in ("busan-1", "busan-2"):
+            world[name].kill()
+        assert await gap_of_a_send(world, chat, "after") < 1
+        assert chat.region == "seoul"
+
+
+@virtual
+async def test_without_leave_to_hedge_silence_is_not_borne_long() -> None:
+    world = World()
+    async with world.client() as chat:
+        while chat._budget.spend():
+            pass
+        world["seoul-1"].hang()
+        assert await gap_of_a_send(world, chat, "after") < 2.5
+        assert chat.region == "busan"
+
+
+@virtual
 async def test_a_slow_region_that_answers_before_the_hedge_is_kept() -> None:
     world = World()
     async with world.client() as chat:

@@ -305,6 +305,35 @@ def test_an_origin_does_not_fold_behind_the_back_of_a_region() -> None:
     assert not folds(views), "when seoul was read its log was still growing"
 
 
+def lost(first: int = 2, last: int = 3) -> dict[str, BoardView]:
+    """As `world`, but seoul's disks burned, and what nobody had mirrored yet is a hole everywhere."""
+    views = world(base=last)
+    views["seoul"].streams.clear()
+    for view in views.values():
+        for vector in (view.stores[0].vector, view.stores[0].checkpointed):
+            vector.open_hole(Hole(SEOUL, 0, first, last))
+    return views
+
+
+def test_an_origin_folds_without_what_is_lost_for_good() -> None:
+    assert folds(lost())
+
+
+@pytest.mark.parametrize("region", ["seoul", "busan"])
+def test_an_origin_does_not_fold_while_somebody_has_what_others_lack(region: str) -> None:
+    views = lost()
+    views[region].stores.append(store(5, region, node="b"))
+    assert not folds(views), "a store has it"
+    views[region].stores[-1].vector.open_hole(Hole(SEOUL, 0, 2, 2))
+    assert not folds(views), "a store has some of it"
+    views = lost()
+    views[region].streams[Stream(SEOUL, 0, region == "busan")] = StreamState(5, 3, 0, 2, 0)
+    assert not folds(views), "a stream has some of it"
+    views = lost()
+    views[region].stores.append(store(4, region, node="b"))
+    assert not folds(views), "a store is behind besides"
+
+
 def redundant(views: dict[str, BoardView], before: dict[str, BoardView] | None = None) -> list[str]:
     found = replication.redundancy(views, ["seoul", "busan"], 1, 2, (before or {}).values())
     assert found.whole is (not found.reasons)

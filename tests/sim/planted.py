@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from evertalk.adapters import sqlite_merge
-from evertalk.adapters.wire import decode_rows, decode_vector, encode_event
+from evertalk.adapters.wire import decode_graves, decode_rows, decode_vector, encode_event
 from evertalk.chatnode import accounts as node_accounts
 from evertalk.chatnode.catchup import CatchUp
 from evertalk.chatnode.session import Session as NodeSession
@@ -346,7 +346,7 @@ def _importing(finish_each: bool) -> Any:
                 life, change, folded = page.life, page.next_change, page.folded
                 start = start or decode_vector(page.vector)
                 async with node.writing:
-                    await self._tailer.import_rows(decode_rows(page.rows))
+                    await self._tailer.import_rows(decode_rows(page.rows), decode_graves(page.graves))
                 if finish_each or page.last:
                     await finish()
                 if page.last:

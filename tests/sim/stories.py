@@ -214,6 +214,17 @@ def a_disk_comes_back_as_it_was() -> Plan:
     return plan(says(0, 1.0, 2.6), faults, 16.0, shape)
 
 
+def who_was_removed_talks_while_a_hole_is_open() -> Plan:
+    """What only seoul had is lost, and its origin lives on: whether user2 is a member again nobody can know, so that
+    it is told NOT_YET for as long as the hole is open (R6), though nobody is left to fill it."""
+    shape = replace(SHAPE, log_keep=0, log_keep_s=0.5, checkpoint_s=0.3)
+    users = (SEOUL, BUSAN, User("user2", "busan", "all", False))
+    user2 = next(pick for pick in range(1000) if random.Random(pick).choice((0, 1, 2)) == 2)
+    faults = (Fault(0.8, "isolate", "seoul", 9.0, 1), Fault(6.5, "wipe_stores", "seoul", 0.1, 1))
+    acts = [*says(0, 1.0, 2.6), Act(1.5, 1, "remove", 0, user2), *says(2, 2.5, 3.5)]
+    return plan(acts, faults, 12.0, shape, users=users, talks=((1, 0, 2),))
+
+
 def a_region_joins_and_another_burns() -> Plan:
     """daegu comes while people talk; once it has everything seoul burns."""
     shape = replace(
@@ -252,6 +263,7 @@ STORIES = (
     redis_is_full_now_and_then, redis_is_emptied_and_nobody_says_anything_there, replicators_race,
     power_fails_between_checkpoint_and_trim, streams_break_between_ack_and_delivery, a_reply_overtakes_its_parent,
     somebody_uses_anothers_ids, stores_are_lost_behind_a_cut, a_disk_comes_back_as_it_was,
+    who_was_removed_talks_while_a_hole_is_open,
     a_region_joins_and_another_burns, whispers_in_a_region_that_burns, one_does_not_read,
     a_region_stands_still_while_people_talk,
 )  # fmt: skip

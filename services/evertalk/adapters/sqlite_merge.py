@@ -30,7 +30,7 @@ from evertalk.core.merge import (
     target_of,
     target_slot,
 )
-from evertalk.core.model import Applied, Conversation, Event, Kind, Membership, Role
+from evertalk.core.model import Applied, Conversation, Event, Grave, Kind, Membership, Role
 
 Rank = tuple[int, str]  # (accepted_at, origin) of a copy
 
@@ -46,8 +46,9 @@ _OLD = """SELECT change, (SELECT o.origin FROM origins o WHERE o.id = facts.orig
 _NOTE = "UPDATE facts SET change = ?, origin = ?, position = ?, accepted_at = ?, copies = ? WHERE change = ?"
 _DELETED = f"SELECT 1 FROM facts WHERE scope = ? AND kind = {Kind.DELETION:d} AND slot = ?"
 _EXPIRED = "SELECT expires_at, accepted_at, origin FROM expired WHERE scope = ? AND slot = ?"
-_EXPIRE = """INSERT INTO expired VALUES (?, ?, ?, ?, ?) ON CONFLICT (scope, slot) DO UPDATE
-    SET expires_at = excluded.expires_at, accepted_at = excluded.accepted_at, origin = excluded.origin
+_EXPIRE = """INSERT INTO expired (scope, slot, expires_at, accepted_at, origin, change) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (scope, slot) DO UPDATE SET expires_at = excluded.expires_at, accepted_at = excluded.accepted_at,
+    origin = excluded.origin, change = excluded.change
     WHERE (excluded.accepted_at, excluded.origin) < (expired.accepted_at, expired.origin)"""
 _OF_MESSAGE = f"""SELECT change, text FROM facts
     WHERE scope = ?1 AND kind IN ({Kind.MESSAGE:d}, {Kind.EDIT:d}) AND slot = ?2
@@ -204,8 +205,19 @@ class Merger:
 
     def bury_expired(self, scope: int, slot: bytes, expires_at: int, accepted_at: int, origin: str) -> int:
         """Remove an expired message and remember that it was one; returns how many facts went."""
-        self._db.execute(_EXPIRE, (scope, slot, min(expires_at, MAX_INT), accepted_at, origin))
+        self.change += 1
+        self._db.execute(_EXPIRE, (scope, slot, min(expires_at, MAX_INT), accepted_at, origin, self.change))
         return self.bury(scope, slot)
+
+    def take_grave(self, grave: Grave) -> None:
+        """A message has expired elsewhere; one that is here does so in its own time."""
+        if len(grave.slot) != 2 * limits.ID_BYTES or max(grave.accepted_at, grave.expires_at_ms) > MAX_INT:
+            return
+        self.flush()
+        place = self.place(grave.scope)
+        if self._db.execute(_OLD, (place.id, int(Kind.MESSAGE), grave.slot)).fetchone() is None:
+            self.bury_expired(place.id, *grave[1:])
+            place.graves = True
 
     def _is_gone(self, place: Place, event: Event, slot: bytes, rank: Rank, now_ms: int) -> bool:
         """True if the event, or the message it hangs on, is deleted or has expired: it never comes back (P9)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 
 from evertalk.adapters.sqlite_rows import (
     FACT,
@@ -24,6 +26,7 @@ from evertalk.core.model import (
     Applied,
     Conversation,
     Event,
+    Grave,
     HandleClaim,
     Kind,
     Membership,
@@ -47,6 +50,9 @@ REACTIONS_ON = (
 OF_KIND = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = ? ORDER BY slot"
 ONE = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = ? AND slot = ?"
 CHANGED = f"SELECT change, {FACT} FROM facts WHERE change > ? ORDER BY change LIMIT ?"
+_GRAVE_BYTES = 100
+_GRAVES = """SELECT change, (SELECT s.scope FROM scopes s WHERE s.id = expired.scope), slot, expires_at, accepted_at,
+    origin FROM expired WHERE change > ? ORDER BY change LIMIT ?"""
 MESSAGES = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = {Kind.MESSAGE:d} ORDER BY hlc, slot"
 NEWEST = f"SELECT hlc FROM facts WHERE scope = ? AND kind = {Kind.MESSAGE:d} ORDER BY hlc DESC LIMIT 1"
 ROOMS = "SELECT DISTINCT s.scope FROM members m JOIN scopes s ON s.id = m.scope WHERE m.account = ? AND m.role > 1"
@@ -260,17 +266,25 @@ def export(db: sqlite3.Connection, own_life: str, life: str, after_change: int, 
     """As `Store.export`."""
     after = min(after_change, MAX_INT) if life == own_life else 0
     rows: list[Row] = []
+    graves: list[Grave] = []
     size = 0
     last = True
     with snapshot(db):
-        for change, raw, accepted_at, origin, position, _, copies in db.execute(CHANGED, (after, limit)):
-            rows.append(Row(decode_event(raw), accepted_at, ((origin, position), *load_copies(copies))))
+        facts = ((row[0], row[1:], None) for row in db.execute(CHANGED, (after, limit)))
+        expired = ((row[0], None, Grave(*row[1:])) for row in db.execute(_GRAVES, (after, limit)))
+        for change, fact, grave in heapq.merge(facts, expired, key=itemgetter(0)):
+            if fact is not None:
+                raw, accepted_at, origin, position, _, copies = fact
+                rows.append(Row(decode_event(raw), accepted_at, ((origin, position), *load_copies(copies))))
+                size += len(raw)
+            elif grave is not None:
+                graves.append(grave)
+                size += _GRAVE_BYTES
             after = change
-            size += len(raw)
-            if len(rows) == limit or size > EXPORT_BYTES:
+            if len(rows) + len(graves) == limit or size > EXPORT_BYTES:
                 last = False
                 break
-        return ExportPage(own_life, rows, after, last, load_vector(db), load_folded(db))
+        return ExportPage(own_life, rows, after, last, load_vector(db), load_folded(db), graves)
 
 
 def bookmark(db: sqlite3.Connection, source: str) -> tuple[str, int]:

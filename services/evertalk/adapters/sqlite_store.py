@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from evertalk.adapters import sqlite_read, sqlite_resume
 from evertalk.adapters.sqlite_schema import READER, WRITER, check_wal, connect, discard, prepare
 from evertalk.adapters.sqlite_write import Writer
-from evertalk.core.model import Applied, Entry, Row
+from evertalk.core.model import Applied, Entry, Grave, Row
 from evertalk.core.vector import Hole, Vector
 from evertalk.ports import (
     AccountState,
@@ -113,8 +113,8 @@ class SqliteStore:
     async def pass_hole(self, hole: Hole) -> None:
         await self._writer.run(lambda db: self._writing.pass_hole(hole))
 
-    async def import_rows(self, rows: Sequence[Row], now_ms: int) -> list[Applied]:
-        return await self._writer.run(lambda db: self._writing.import_rows(rows, now_ms))
+    async def import_rows(self, rows: Sequence[Row], now_ms: int, graves: Sequence[Grave] = ()) -> list[Applied]:
+        return await self._writer.run(lambda db: self._writing.import_rows(rows, now_ms, graves))
 
     async def finish_import(
         self, source: str, life: str, next_change: int, vector: Vector, folded: Iterable[str]

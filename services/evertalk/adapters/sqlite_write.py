@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from evertalk.adapters.sqlite_merge import Merger
 from evertalk.adapters.sqlite_rows import load_folded, load_vector
 from evertalk.core import limits
-from evertalk.core.model import Applied, Entry, Kind, Row
+from evertalk.core.model import Applied, Entry, Grave, Kind, Row
 from evertalk.core.vector import Hole, Key, Vector
 
 _EXPIRY_BATCH = 500
@@ -110,12 +110,14 @@ class Writer:
             self._save_cursors(draft.vector, {key})
             self._save_holes(draft.vector)
 
-    def import_rows(self, rows: Sequence[Row], now_ms: int) -> list[Applied]:
+    def import_rows(self, rows: Sequence[Row], now_ms: int, graves: Sequence[Grave] = ()) -> list[Applied]:
         """As `Store.import_rows`."""
         if len(self._imported) > _IMPORTED:
             self._imported.clear()
         with self._transaction():
             facts = [self._merger.merge(row.event, row.accepted_at, row.copies, now_ms, self._imported) for row in rows]
+            for grave in graves:
+                self._merger.take_grave(grave)
         return [fact for fact in facts if fact is not None]
 
     def finish_import(self, source: str, life: str, next_change: int, vector: Vector, folded: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from evertalk.core import model
 from evertalk.core.errors import Code, Refused
 from evertalk.core.ids import shard_of
-from evertalk.core.model import Entry, Event, Kind, Record, Row
+from evertalk.core.model import Entry, Event, Grave, Kind, Record, Row
 from evertalk.core.vector import Hole, Vector
 from evertalk.ports import RawEntry
 from evertalk.v1 import chat_pb2, cluster_pb2, event_pb2, vector_pb2
@@ -260,6 +260,25 @@ def encode_rows(rows: Sequence[Row]) -> list[cluster_pb2.Row]:
         )
         for r in rows
     ]
+
+
+def encode_graves(graves: Iterable[Grave]) -> list[cluster_pb2.Grave]:
+    """Graves of an Export page."""
+    return [
+        cluster_pb2.Grave(
+            conversation=g.scope,
+            slot=g.slot,
+            expires_at_ms=g.expires_at_ms,
+            accepted_at=g.accepted_at,
+            origin=g.origin,
+        )
+        for g in graves
+    ]
+
+
+def decode_graves(graves: Iterable[cluster_pb2.Grave]) -> list[Grave]:
+    """Graves of an Export page."""
+    return [Grave(g.conversation, g.slot, g.expires_at_ms, g.accepted_at, g.origin) for g in graves]
 
 
 def decode_rows(rows: Iterable[cluster_pb2.Row]) -> list[Row]:

@@ -103,7 +103,7 @@ class Accounts:
             return Durability.ACCEPTED
         try:
             async with asyncio.timeout(_REPLICATED_S), self.replicated:
-                await self.replicated.wait_for(lambda: all(self._node.replicated(key) >= p for key, p in need))
+                await self.replicated.wait_for(lambda: all(self._node.is_replicated(key, p) for key, p in need))
         except TimeoutError:
             return Durability.ACCEPTED
         return Durability.REPLICATED

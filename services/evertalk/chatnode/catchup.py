@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from evertalk.adapters.tokens import CLUSTER, Keyring
-from evertalk.adapters.wire import decode_batch, decode_rows, decode_vector
+from evertalk.adapters.wire import decode_batch, decode_graves, decode_rows, decode_vector
 from evertalk.chatnode.node import Node
 from evertalk.chatnode.tail import Tailer
 from evertalk.core import limits
@@ -192,7 +192,7 @@ class CatchUp:
             self._unfillable[key] = rounds
             if rounds < _HOLE_ROUNDS:
                 continue
-            if await self._readable(key, mine[key] + 1, mine[key] + 1):
+            if await self._readable(Hole(*key, mine[key] + 1, mine[key] + 1)):
                 self._tailer.gaps.pop(key, None)  # its mirror has come meanwhile
                 continue
             asked = await self.statuses()
@@ -207,21 +207,26 @@ class CatchUp:
     def _stream(self, key: Key) -> Stream:
         return Stream(*key, mirror=region_of(key[0]) != self._node.settings.region)
 
-    async def _readable(self, key: Key, first: int, last: int) -> bool:
-        stream = self._stream(key)
+    async def _readable(self, wanted: Hole) -> Hole | None:
+        """The part of a range that an own stream holds."""
+        stream = self._stream((wanted.origin, wanted.shard))
         state = (await self._board.streams([stream])).get(stream)
-        return state is not None and state.floor < first and last <= state.last
+        if state is None:
+            return None
+        first, last = max(wanted.first, state.floor + 1), min(wanted.last, state.last)
+        return Hole(wanted.origin, wanted.shard, first, last) if first <= last else None
 
-    async def _read_hole(self, hole: Hole) -> None:
-        """A hole that an own stream holds by now is filled from there."""
-        key = (hole.origin, hole.shard)
-        if not await self._readable(key, hole.first, hole.last):
+    async def _read_hole(self, passed: Hole) -> None:
+        """What an own stream holds of a hole by now is filled from there."""
+        hole = await self._readable(passed)
+        if hole is None:
             return
+        key = (hole.origin, hole.shard)
         node, cursor = self._node, hole.first - 1
         while cursor < hole.last:
             read = await self._again.read({self._stream(key): cursor}, 0.01)
-            if not read.entries:
-                return
+            if not read.entries or read.entries[0].position != cursor + 1:
+                return  # trimmed meanwhile
             cursor = read.entries[-1].position
             rows = [
                 Row(record.event, record.accepted_at, ((hole.origin, raw.position),))
@@ -231,7 +236,8 @@ class CatchUp:
             async with node.writing:
                 await self._tailer.import_rows(rows)
         async with node.writing:
-            await node.store.finish_import("own streams", "", 0, Vector({key: hole.last}), ())
+            below = [Hole(*key, 1, hole.first - 1)] if hole.first > 1 else []  # not read here
+            await node.store.finish_import("own streams", "", 0, Vector({key: hole.last}, below), ())
             self._tailer.import_finished()
         self._note_filled(hole)
 
@@ -249,7 +255,7 @@ class CatchUp:
             try:
                 page = await self._call(name, "Export", request)
                 assert isinstance(page, cluster_pb2.ExportResponse)
-                found = decode_rows(page.rows)
+                found, graves = decode_rows(page.rows), decode_graves(page.graves)
             except (PeerUnavailable, Refused) as error:
                 node.log.warning("export broke off", source=name, reason=str(error))
                 return False
@@ -258,14 +264,14 @@ class CatchUp:
             life, change = page.life, page.next_change
             start = start or decode_vector(page.vector)
             async with node.writing:
-                await self._tailer.import_rows(found)
+                await self._tailer.import_rows(found, graves)
                 rows += len(page.rows)
                 if page.last:
                     holes = store.vector.holes
                     await store.finish_import(name, life, change, start, page.folded)
                     self._tailer.import_finished()
-                    for hole in sorted(holes - store.vector.holes):
-                        self._note_filled(hole)
+                    for part in (part for hole in sorted(holes) for part in store.vector.parts_held(hole)):
+                        self._note_filled(part)
                     node.log.info("imported", source=name, rows=rows)
                     return True
 

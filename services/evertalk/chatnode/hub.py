@@ -13,7 +13,7 @@ from evertalk.chatnode.session import Session, Write
 from evertalk.core import limits
 from evertalk.core.errors import Code, Refused
 from evertalk.core.model import Applied, Event, Kind, Membership, Role
-from evertalk.core.vector import Key, Vector
+from evertalk.core.vector import Key
 from evertalk.v1 import chat_pb2
 
 _HELLO_S = 10.0
@@ -105,7 +105,7 @@ class Hub:
             endpoints=self.endpoints(),
             peers_live=bool(node.live_peers()),
             account=session.account,
-            replicated=encode_vector(Vector({k: node.replicated(k) for k in session.awaiting})),
+            replicated=encode_vector(node.replicated_of({k: node.replicated(k) for k in session.awaiting})),
             marker=encode_vector(session.marked) if session.fresh else None,
         )
 
@@ -189,29 +189,34 @@ class Hub:
         """
         if not self._by_account:
             return
-        batch = {one.event.id for one in applied}
+        ahead = {(one.event.sender, one.event.id) for one in applied}  # no page brings these
         for one in applied:
             event = one.event
             key = (one.origin, one.shard)
             if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
-                await self._joined(one, key, batch, were_in.setdefault(event.scope, set()))
+                await self._joined(one, key, ahead, were_in.setdefault(event.scope, set()))
                 continue
+            ahead.discard((event.sender, event.id))
             rights = self.node.cached_rights(event.scope) or await self.node.rights(event.scope)
             if rights is None:
                 continue
             delivery: bytes | None = None
+            told = were_in.get(event.scope, rights.members)  # who joins further on gets it with the page: parents first
             for member, role in rights.members.items():
                 sessions = self._by_account.get(member)
-                if sessions and role != Role.NONE:
+                if sessions and role != Role.NONE and member in told:
                     delivery = delivery or delivery_field(one)
                     for session in sessions:
                         session.deliver(key, event, delivery)
 
-    async def _joined(self, one: Applied, key: Key, batch: set[bytes], were_in: set[bytes]) -> None:
+    async def _joined(self, one: Applied, key: Key, ahead: set[tuple[bytes, bytes]], were_in: set[bytes]) -> None:
         """A creation or membership: to every member; who is new gets a page of history before it counts (R13).
 
         Whoever was in (a role changes, somebody is added twice) has been told all: a page would be old news. `were_in`
         is kept up to date, for what follows in the batch.
+
+        Args:
+            ahead: (sender, id) of the batch's creations and memberships, and of what else in it is still to come.
         """
         body, event = one.event.body, one.event
         rights = await self.node.rights(event.scope)
@@ -229,7 +234,7 @@ class Hub:
         page: list[tuple[Event, bytes]] = []
         if any(account in self._by_account for account in joined):
             rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
-            page = _newest([(r.event, delivery_field(r)) for r in rows if r.event.id not in batch])
+            page = _newest([(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead])
         for account in concerned:
             for session in self._by_account.get(account, ()):
                 session.deliver(key, event, delivery)

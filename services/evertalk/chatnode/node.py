@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -76,6 +77,8 @@ class Node:
     origins: dict[str, OriginInfo] = field(default_factory=dict)
     stores: list[StoreEntry] = field(default_factory=list)
     checkpointed: Vector = field(default_factory=Vector)
+    #: (origin, shard) -> first readable position beyond a gap; filled by import, or passed as a hole.
+    gaps: dict[Key, int] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     progress: Progress = field(default_factory=Progress)
     published: Progress = field(default_factory=Progress)  # moved when `stores` was read anew
@@ -114,10 +117,10 @@ class Node:
         return sorted({s.region for s in self.stores if s.region != own and s.age_s <= limits.STORE_LIVE_S})
 
     def knows_all_since(self, ms: int) -> bool:
-        """True if whatever anybody knew at that time is applied here: every region live, no hole open, and every
-        store has published since, no further than this one is."""
+        """True if whatever anybody knew at that time is applied here: every region live, no gap seen, no hole open but
+        those of folded origins, and every store has published since, no further than this one is."""
         vector = self.store.vector
-        if not self.live_peers_complete() or vector.holes:
+        if not self.live_peers_complete() or self.gaps or any(h.origin not in self.store.folded for h in vector.holes):
             return False
         live = (s for s in self.stores if s.age_s <= limits.STORE_LIVE_S and s.node != self.settings.node)
         return all(self.stores_read_ms - s.age_s * 1000 >= ms and vector.reaches(s.vector, self.met) for s in live)
@@ -210,6 +213,16 @@ class Node:
         if key[0] in self.store.folded:
             return self.store.vector[key]
         return self.marks.replicated(*key)
+
+    def replicated_of(self, positions: Mapping[Key, int]) -> Vector:
+        """These positions, as what is REPLICATED: of a folded origin without what was lost before it folded."""
+        folded = self.store.folded
+        lost = {h for key in positions if key[0] in folded for h in self.store.vector.holes_of(*key)}
+        return Vector(positions, lost)
+
+    def is_replicated(self, key: Key, position: int) -> bool:
+        """True if this position of (origin, shard) is REPLICATED."""
+        return self.replicated_of({key: self.replicated(key)}).covers_range(*key, position, position)
 
     async def wait_for(self, need: Vector, timeout_s: float) -> Vector:
         """Wait until the store reaches `need`; returns what is still missing then (R7)."""

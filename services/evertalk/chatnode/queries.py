@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evertalk.adapters.wire import decode_vector, encode_delivery, encode_rows, encode_vector
+from evertalk.adapters.wire import decode_vector, encode_delivery, encode_graves, encode_rows, encode_vector
 from evertalk.chatnode.hub import Hub
 from evertalk.chatnode.node import Node
 from evertalk.core import limits
@@ -158,6 +158,7 @@ class Queries:
             last=page.last,
             vector=encode_vector(page.vector),
             folded=sorted(page.folded),
+            graves=encode_graves(page.graves),
         )
 
     async def digests(self, request: cluster_pb2.DigestsRequest) -> cluster_pb2.DigestsResponse:

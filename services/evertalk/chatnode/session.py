@@ -279,17 +279,17 @@ class Session:
         return head.SerializeToString() + b"".join(parts)
 
     def _add_replicated(self, head: chat_pb2.SessionResponse) -> bool:
-        moved = Vector()
+        moved: dict[Key, int] = {}
         for key, position in list(self.awaiting.items()):
             mark = self._node.replicated(key)
             if mark > self._told[key]:
                 self._told.advance(*key, mark)
-                moved.advance(*key, mark)
+                moved[key] = mark
             if mark >= position:
                 del self.awaiting[key]
                 self._hub.await_no_more(key, self)
         if moved:
-            head.replicated.CopyFrom(encode_vector(moved))
+            head.replicated.CopyFrom(encode_vector(self._node.replicated_of(moved)))
         return bool(moved)
 
     def _add_deliveries(self, head: chat_pb2.SessionResponse, parts: list[bytes]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from evertalk.adapters.wire import decode_batch
@@ -11,7 +11,7 @@ from evertalk.chatnode.node import Node
 from evertalk.core import limits
 from evertalk.core.errors import Code, LogUnavailable, Refused, StoreDamaged, StoreError
 from evertalk.core.holdback import Holdback
-from evertalk.core.model import Applied, Entry, Event, Record, Row, Stream
+from evertalk.core.model import Applied, Entry, Event, Grave, Record, Row, Stream
 from evertalk.core.replication import born_ms
 from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import RawEntry, Read, Tail
@@ -53,8 +53,7 @@ class Tailer:
         self._suspect = suspect
         self._held = Holdback()
         self._read: dict[Key, int] = {}  # read up to here, applied or held
-        #: (origin, shard) -> first readable position beyond a gap; filled by import, or passed as a hole.
-        self.gaps: dict[Key, int] = {}
+        self.gaps = node.gaps
         self._gap_seen = asyncio.Event()
         self._started = False
         self._complained = False
@@ -249,16 +248,17 @@ class Tailer:
         for origin, shard, position in positions:
             self._node.fanned.advance(origin, shard, position)
 
-    async def import_rows(self, rows: list[Row]) -> None:
+    async def import_rows(self, rows: list[Row], graves: Sequence[Grave] = ()) -> None:
         """Rows came in by Export (the caller holds `writing`): stamps and fan-out as if they had been read."""
         node = self._node
         were_in = await self._audience.members_of(row.event for row in rows)
-        applied = await node.store.import_rows(rows, node.region_time_ms())
+        applied = await node.store.import_rows(rows, node.region_time_ms(), graves)
         node.importing = True
         for one in applied:
             node.noticed(one.event, one.accepted_at)
         node.counters.applied += len(applied)
-        await self._audience.fan_out(applied, were_in)
+        # Rows come by change number, and a parent that got another copy comes behind its answers: stamps are causal.
+        await self._audience.fan_out(sorted(applied, key=lambda one: (one.event.hlc, one.event.id)), were_in)
 
     def import_finished(self) -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""

@@ -17,6 +17,7 @@ from evertalk.ports import Clock, Ids
 
 FAILBACK_AFTER_S = 30.0
 SILENT_S = 2.0  # a send unanswered, nothing else heard, and no leave to hedge: the stream counts as broken (P6)
+BUSY_S = 5.0  # the same for a node that has just said that it is overloaded: others may be, too
 HEDGE_S = 5.0  # a hedge that has not answered for so long hangs too
 LASTED_S = 5.0  # a stream that lived so long ends all backing off
 AGAIN_S = 2.0  # between tries to hedge or to move
@@ -121,11 +122,12 @@ class Failover:
             return []
         if now < since + limits.HEDGE_AFTER_S:
             return [since + limits.HEDGE_AFTER_S]
-        may = not outbox.overloaded(primary.lane) and self._directory.elsewhere(primary.endpoint.region)
+        busy = outbox.overloaded(primary.lane)
+        may = not busy and self._directory.elsewhere(primary.endpoint.region)
         if may and self._opening is None and now >= self._again_s and self._budget.spend():
             self.session.tell(What.HEDGED, node=primary.reply.node, region=primary.reply.region)
             self._open(group, _Why.HEDGE)
-        patience_s = SILENT_S * self._patience
+        patience_s = (BUSY_S if busy else SILENT_S) * self._patience
         silent = max(since, primary.heard_s) + patience_s
         if now >= silent:
             primary.stop(f"a send had no answer and nothing was heard for {patience_s:.0f} s")
@@ -199,12 +201,7 @@ class Failover:
                 self._eager = False
                 try:
                     token = await self._access.token()
-                    link = await race(
-                        self._candidates(why),
-                        lambda endpoint, token=token: self._attempt(endpoint, token),  # type: ignore[misc]
-                        lambda late: late.stop("came too late"),
-                        STAGGER_S * self._patience,
-                    )
+                    link = await self._find(why, token)
                     self._patience = 1
                 except (PeerUnavailable, Refused) as error:
                     if not await self._mend(error):
@@ -220,6 +217,30 @@ class Failover:
         finally:
             self._opening = None
             self.poke()
+
+    async def _find(self, why: _Why, token: str) -> Link:
+        """The node that serves first. A hedge tries this region's other nodes last: all of it may hang (P6)."""
+        candidates = self._candidates(why)
+        if why is _Why.HEDGE and self.primary is not None:
+            here = self.primary.endpoint.region
+            siblings = [e for e in candidates if e.region == here]
+            try:
+                return await self._race([e for e in candidates if e.region != here], token)
+            except PeerUnavailable:
+                candidates = siblings
+            except Refused as refused:
+                if refused.code not in RETRY or not siblings:
+                    raise
+                candidates = siblings
+        return await self._race(candidates, token)
+
+    async def _race(self, candidates: list[Endpoint], token: str) -> Link:
+        return await race(
+            candidates,
+            lambda endpoint: self._attempt(endpoint, token),
+            lambda late: late.stop("came too late"),
+            STAGGER_S * self._patience,
+        )
 
     def _asked_to_wait(self, error: PeerUnavailable | Refused) -> float:
         """Seconds after which nodes that are too busy want to be asked again, and some jitter."""

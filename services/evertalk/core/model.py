@@ -208,3 +208,13 @@ class Row:
     event: Event
     accepted_at: int
     copies: tuple[tuple[str, int], ...]
+
+
+class Grave(NamedTuple):
+    """A message that has expired: its slot (id and sender), and the rank of its smallest copy."""
+
+    scope: bytes
+    slot: bytes
+    expires_at_ms: int
+    accepted_at: int
+    origin: str

@@ -197,10 +197,12 @@ class Outbox:
         while one.todo and len(one.flight) < self._window and one.todo[0] <= self._durable:
             number = one.todo[0]
             pending = self._pending.get(number)
-            if pending is None or pending.verdict or number in one.done:
+            if pending is None or number in one.done:
                 one.todo.popleft()
                 one.done.discard(number)
                 continue
+            if pending.verdict:  # refused, and another lane's attempt may yet be written: what follows waits (R10)
+                one.deferred.setdefault(pending.event.scope, _Deferral(now_s + RETRY_FIRST_S))
             if deferral := one.deferred.get(pending.event.scope):
                 deferral.numbers.append(one.todo.popleft())
                 continue

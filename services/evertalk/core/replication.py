@@ -15,7 +15,7 @@ from evertalk.core import limits
 from evertalk.core.board import OriginInfo, StoreEntry, StreamState, View, Watermark
 from evertalk.core.ids import region_of
 from evertalk.core.model import Stream
-from evertalk.core.vector import Key, Vector
+from evertalk.core.vector import Hole, Key, Vector
 
 R = TypeVar("R", bound=StoreEntry)
 
@@ -308,7 +308,8 @@ def last_known(origin: str, shards: int, views: Iterable[View]) -> list[int]:
 
 
 def may_fold(origin: OriginInfo, shards: int, regions: Iterable[str], views: Mapping[str, View]) -> bool:
-    """True if a closed origin is covered whole by every counted store of every configured region (R16).
+    """True if a closed origin is covered by every counted store of every configured region (R16): whole, or but for
+    what none of them has and no stream holds. It would stay for ever else, and with it every NOT_YET.
 
     Args:
         regions: all configured ones, own included.
@@ -318,13 +319,27 @@ def may_fold(origin: OriginInfo, shards: int, regions: Iterable[str], views: Map
     wanted = set(regions)
     if origin.state != "closed" or not all(_knows_closed(views.get(r), origin.origin) for r in wanted):
         return False
-    last = last_known(origin.origin, shards, views.values())
-    for region in wanted:
-        stores = counted(views[region].stores, region)
-        covered = all(s.checkpointed.covers(origin.origin, shard, p) for s in stores for shard, p in enumerate(last))
-        if not stores or not covered:
-            return False
-    return True
+    stores = {region: counted(views[region].stores, region) for region in wanted}
+    everyone = [store for found in stores.values() for store in found]
+    known = list(views.values())
+    last = enumerate(last_known(origin.origin, shards, known))
+    return all(stores.values()) and all(_is_whole(origin.origin, shard, p, everyone, known) for shard, p in last)
+
+
+def _is_whole(origin: str, shard: int, last: int, stores: Sequence[StoreEntry], views: Sequence[View]) -> bool:
+    """True if all these stores have reached `last`, and what one of them lacks is nowhere."""
+    if any(s.checkpointed[(origin, shard)] < last for s in stores):
+        return False
+    holes = {h for s in stores for h in s.checkpointed.holes_of(origin, shard) if h.first <= last}
+    return all(_is_gone(hole, stores, views) for hole in holes)
+
+
+def _is_gone(hole: Hole, stores: Sequence[StoreEntry], views: Sequence[View]) -> bool:
+    """True if no store has anything of it, nor any stream: it burned before it was replicated."""
+    key = (hole.origin, hole.shard, hole.first, hole.last)
+    levels = (v.streams.get(Stream(hole.origin, hole.shard, mirror)) for v in views for mirror in (False, True))
+    readable = any(at.last >= hole.first and max(at.floor, at.base) < hole.last for at in levels if at)
+    return not readable and all(s.vector.lacks(*key) and s.checkpointed.lacks(*key) for s in stores)
 
 
 def _knows_closed(view: View | None, origin: str) -> bool:

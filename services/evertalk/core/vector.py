@@ -89,16 +89,21 @@ class Vector:
         self._holes.add(hole)
 
     def fill(self, other: Vector) -> list[Hole]:
-        """Close every hole that the other covers; returns those closed."""
-        closed = [h for h in self._holes if other.covers_range(h.origin, h.shard, h.first, h.last)]
-        self._holes.difference_update(closed)
+        """Close what the other holds of every hole, be it a part; returns what was closed."""
+        closed: list[Hole] = []
+        for hole in list(self._holes):
+            parts = other.parts_held(hole)
+            if parts:
+                self._holes.remove(hole)
+                self._holes.update(_between(hole, parts))
+                closed += parts
         return closed
 
     def absorb(self, other: Vector) -> list[Hole]:
         """Become the union of two stores, after everything of the other was taken in (R9).
 
         Positions become the maximum. A hole stays open where neither covers it; the other's hole is handed
-        on where it lies above what we held. Returns the holes of ours that were closed.
+        on where it lies above what we held. Returns what was closed of our holes.
         """
         closed = self.fill(other)
         for hole in other._holes:
@@ -125,6 +130,23 @@ class Vector:
             h.origin == origin and h.shard == shard and h.first <= last and h.last >= first for h in self._holes
         )
 
+    def parts_held(self, hole: Hole) -> list[Hole]:
+        """Which parts of this range are held, in order."""
+        last = min(hole.last, self._positions.get((hole.origin, hole.shard), 0))
+        held = Hole(hole.origin, hole.shard, hole.first, last)
+        return _between(held, sorted(self.holes_of(hole.origin, hole.shard)))
+
+    def lacks(self, origin: str, shard: int, first: int, last: int) -> bool:
+        """True if nothing of first..last of (origin, shard) is held."""
+        for hole in sorted(self.holes_of(origin, shard)):
+            if hole.first <= first <= hole.last:
+                first = hole.last + 1
+        return first > min(last, self._positions.get((origin, shard), 0))
+
+    def holes_of(self, origin: str, shard: int) -> list[Hole]:
+        """The open holes of (origin, shard)."""
+        return [h for h in self._holes if (h.origin, h.shard) == (origin, shard)]
+
     def reaches(self, need: Vector, met: frozenset[str] | set[str] = frozenset()) -> bool:
         """True if every position of `need` is passed here; origins in `met` count as passed (R16)."""
         mine = self._positions
@@ -135,10 +157,23 @@ class Vector:
         return Vector({k: p for k, p in need if self._positions.get(k, 0) < p and k[0] not in met})
 
     def ahead_of(self, other: Vector) -> Vector:
-        """Where this one covers more than the other: higher positions, and holes of the other that it fills."""
+        """Where this one covers more than the other: higher positions, and holes of which it holds something."""
         ahead = {k: p for k, p in self if p > other[k]}
         for hole in other._holes:
-            if self.covers_range(hole.origin, hole.shard, hole.first, hole.last):
+            if parts := self.parts_held(hole):
                 key = (hole.origin, hole.shard)
-                ahead[key] = max(ahead.get(key, 0), hole.last)
+                ahead[key] = max(ahead.get(key, 0), parts[-1].last)
         return Vector(ahead)
+
+
+def _between(whole: Hole, parts: Iterable[Hole]) -> list[Hole]:
+    """What is left of a range without these parts, which come in order and do not overlap."""
+    left: list[Hole] = []
+    first = whole.first
+    for part in parts:
+        if first < part.first and first <= whole.last:
+            left.append(Hole(whole.origin, whole.shard, first, min(part.first - 1, whole.last)))
+        first = max(first, part.last + 1)
+    if first <= whole.last:
+        left.append(Hole(whole.origin, whole.shard, first, whole.last))
+    return left

@@ -89,6 +89,8 @@ class Person:
         self.whispers: set[bytes] = set()  # messages that disappear by themselves
         self.waits: list[tuple[float, float]] = []  # without an acknowledgement while a send waited for one
         self.unanswered: dict[bytes, tuple[float, bytes]] = {}  # message -> when it was said, and where
+        self.unaccepted: dict[bytes, bytes] = {}  # send -> its conversation, until a node has taken it
+        self.not_yet: dict[bytes, float] = {}  # conversation -> when NOT_YET was said of it last
         self.acked_at = 0.0
         self.ready = asyncio.Event()
 
@@ -179,12 +181,14 @@ class Person:
         match notice.what:
             case What.INVOKED if notice.event is not None:
                 self.open.add(notice.id)
+                self.unaccepted[notice.id] = notice.event.scope
                 if notice.event.kind == Kind.MESSAGE:
                     self.unanswered[notice.id] = recorder.now(), notice.event.scope
                 recorder.record_send(name, self.world.told_apart(notice.event))
                 if notice.event.expires_at_ms:
                     self._record_whisper(notice.event)
             case What.ACCEPTED:
+                self.unaccepted.pop(notice.id, None)
                 self._acked(notice.id)
                 recorder.record_accepted(
                     name, id, notice.origin, notice.shard, notice.position, notice.node, notice.region
@@ -201,6 +205,7 @@ class Person:
                 self.kept += 1
                 if notice.code is Code.NOT_YET:  # an answer; what is behind it in its conversation waits for the same
                     self.unanswered.clear()
+                    self.not_yet[notice.scope] = recorder.now()
             case What.RELEASED:
                 self.open.discard(notice.id)
                 recorder.record_told(name, id, "released")

@@ -6,14 +6,42 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from evertalk.core import limits
-from evertalk.core.ids import direct_scope
-from evertalk.core.model import Applied, Durability, Kind
+from evertalk.core.board import View
+from evertalk.core.ids import direct_scope, region_of
+from evertalk.core.model import Applied, Durability, Kind, Stream
+from evertalk.core.vector import Hole
 from evertalk.sim.allowance import Troubles
 from evertalk.sim.people import Person
 from evertalk.sim.world import NodeHost
 
 _WHOLE_PAGE_BYTES = 100_000
 WAIT_S = 3.0  # P6: two seconds; and some, for delays on simulated ways that come one on top of the other
+_ASKS_AGAIN_S = 5.0  # a send that is NOT_YET is tried again every two seconds
+
+
+def put_off(person: Person, hosts: Sequence[NodeHost], views: Mapping[str, View], now: float) -> set[bytes]:
+    """Sends that are not to be answered yet, by the design: who is no member is told NOT_YET while a hole is open, and
+    is refused again and again; nobody runs who could fill this one, but a disk may come back that does.
+
+    Args:
+        now: on the recorder's clock.
+    """
+    if not any(_stays_open(hole, hosts, views) for hole in hosts[0].vector.holes):
+        return set()
+    asked = {scope for scope, at in person.not_yet.items() if now - at < _ASKS_AGAIN_S}
+    outside = {scope for scope in asked if not any(person.account in host.members(scope) for host in hosts)}
+    return {id for id in person.open if person.unaccepted.get(id) in outside}
+
+
+def _stays_open(hole: Hole, hosts: Sequence[NodeHost], views: Mapping[str, View]) -> bool:
+    """True if no store and no stream has anything of it, and its origin lives: one that is closed has to fold."""
+    home = views.get(region_of(hole.origin))
+    info = home.origins.get(hole.origin) if home else None
+    if info is None or info.state != "open":
+        return False
+    levels = (v.streams.get(Stream(hole.origin, hole.shard, m)) for v in views.values() for m in (False, True))
+    readable = any(at.last >= hole.first and max(at.floor, at.base) < hole.last for at in levels if at)
+    return not readable and all(h.vector.lacks(hole.origin, hole.shard, hole.first, hole.last) for h in hosts)
 
 
 def unshown(

@@ -49,17 +49,20 @@ CREATE TABLE texts (
     sum INTEGER AS (checksum(event)) STORED
 ) STRICT;
 
--- Messages that expired here, with the rank of their smallest copy; local, so that an edit that comes later does
--- not stay, and another text of the same id is judged as if the message were still there. A deletion is a fact.
+-- Messages that expired, with the rank of their smallest copy, so that an edit that comes later does not stay, and
+-- another text of the same id is judged as if the message were still there. Exported as facts are: a new store is told
+-- of the edit, and not of the message. A deletion is a fact.
 CREATE TABLE expired (
     scope INTEGER NOT NULL,
     slot BLOB NOT NULL,
     expires_at INTEGER NOT NULL,
     accepted_at INTEGER NOT NULL,
     origin TEXT NOT NULL,
+    change INTEGER NOT NULL,
     sum INTEGER AS (checksum(scope, slot, expires_at, accepted_at, origin)) STORED,
     PRIMARY KEY (scope, slot)
 ) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX expired_change ON expired (change);
 
 -- Who is in what, derived from conversations and memberships. One row per origin of a copy of an event by which
 -- the account came in or stayed in (or, with role NONE, left), at its lowest position.
