@@ -1,85 +1,59 @@
-"""A histogram of high dynamic range, in HdrHistogram's layout: every value to three digits, and mergeable."""
+"""Times in an HdrHistogram: microseconds to three digits, mergeable, and small enough for a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-_BITS = 11  # 2048 values an octave: an error of at most 1 in 1024
-_HALF = 1 << (_BITS - 1)
+from hdrh.histogram import HdrHistogram
+
+_LONGEST_US = 3_600_000_000  # an hour; nothing here waits longer
+_DIGITS = 3
 
 
 class Histogram:
-    """Counts of integers ≥ 0, here microseconds."""
+    """Counts of microseconds."""
 
-    __slots__ = ("_counts", "count", "max", "min", "total")
+    __slots__ = ("_found",)
 
     def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-        self.count = 0
-        self.total = 0
-        self.min = 0
-        self.max = 0
+        self._found = HdrHistogram(1, _LONGEST_US, _DIGITS)
+
+    @property
+    def count(self) -> int:
+        """How many were recorded."""
+        return int(self._found.get_total_count())
+
+    @property
+    def max(self) -> int:
+        """The longest, to three digits; 0 if there are none."""
+        return int(self._found.get_max_value()) if self.count else 0
 
     def record(self, value: int) -> None:
         """Count a value once; a negative one (two clocks of one moment) as 0."""
-        value = max(value, 0)
-        index = _index(value)
-        self._counts[index] = self._counts.get(index, 0) + 1
-        self.min = min(self.min, value) if self.count else value
-        self.max = max(self.max, value)
-        self.total += value
-        self.count += 1
+        self._found.record_value(min(max(value, 0), _LONGEST_US))
 
     def merge(self, other: Histogram) -> None:
         """Add another's counts."""
-        if not other.count:
-            return
-        for index, number in other._counts.items():
-            self._counts[index] = self._counts.get(index, 0) + number
-        self.min = min(self.min, other.min) if self.count else other.min
-        self.max = max(self.max, other.max)
-        self.total += other.total
-        self.count += other.count
+        self._found.add(other._found)
 
     def percentile(self, share: float) -> int:
         """The value that this share (0 to 1) of all do not exceed; 0 if there are none."""
-        wanted, seen = max(1, -int(-share * self.count // 1)), 0
-        for index in sorted(self._counts):
-            seen += self._counts[index]
-            if seen >= wanted:
-                return min(_highest(index), self.max)
-        return self.max
+        return int(self._found.get_value_at_percentile(100 * share)) if self.count else 0
 
     def in_ms(self) -> dict[str, float]:
         """p50, p90, p99, p999, max and mean, of microseconds, in milliseconds."""
         shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
         found = {name: self.percentile(share) / 1000 for name, share in shares.items()}
-        mean = self.total / self.count / 1000 if self.count else 0.0
+        mean = self._found.get_mean_value() / 1000 if self.count else 0.0
         return {name: round(value, 3) for name, value in {**found, "max": self.max / 1000, "mean": mean}.items()}
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> Mapping[str, str]:
         """For another process; `from_json` reads it."""
-        return {"counts": self._counts, "total": self.total, "min": self.min, "max": self.max}
+        return {"hdr": self._found.encode().decode()}
 
     @staticmethod
-    def from_json(data: Mapping[str, object]) -> Histogram:
+    def from_json(data: Mapping[str, str]) -> Histogram:
         """What `to_json` wrote."""
         found = Histogram()
-        counts = data["counts"]
-        assert isinstance(counts, dict)
-        found._counts = {int(index): int(number) for index, number in counts.items()}
-        found.count = sum(found._counts.values())
-        found.total, found.min, found.max = (int(str(data[name])) for name in ("total", "min", "max"))
+        found._found.decode_and_add(data["hdr"].encode())
         return found
-
-
-def _index(value: int) -> int:
-    """Octaves of _HALF steps, each step twice as wide as in the octave before."""
-    shift = max(0, value.bit_length() - _BITS)
-    return (shift << (_BITS - 1)) + (value >> shift)
-
-
-def _highest(index: int) -> int:
-    """The highest value that is counted there."""
-    shift = max(0, (index >> (_BITS - 1)) - 1)
-    return (((index - (shift << (_BITS - 1))) + 1) << shift) - 1

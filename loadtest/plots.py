@@ -1,4 +1,4 @@
-"""Plots of what sweep.py and W7 wrote: python -m loadtest.plots DIR. Needs the extra `load`."""
+"""Plots of what sweep.py and W7 wrote: python -m loadtest.plots DIR."""
 
 from __future__ import annotations
 

@@ -87,6 +87,19 @@ async def test_a_hedge_goes_to_a_neighbour_when_no_other_region_answers() -> Non
 
 
 @virtual
+async def test_a_hedge_that_is_refused_by_name_takes_over_too() -> None:
+    """It has an answer, which is more than the first stream has; what follows does not wait for that one."""
+    world = World()
+    async with world.client() as chat:
+        world["seoul-1"].hang()
+        world["busan-1"].policy = refuse(Code.NOT_ALLOWED, text="forbidden")
+        await chat.post(ROOM, "forbidden")
+        assert await gap_of_a_send(world, chat, "after") < 1
+        assert chat.region == "busan"
+    assert world.busan.texts() == ["after"]
+
+
+@virtual
 async def test_without_leave_to_hedge_silence_is_not_borne_long() -> None:
     world = World()
     async with world.client() as chat:

@@ -15,6 +15,7 @@ from evertalk.core.model import Event, Kind, Message
 from evertalk.core.outbox import Outbox
 from evertalk.core.sending import (
     Accepted,
+    AlsoAccepted,
     Copy,
     Decision,
     Dropped,
@@ -147,6 +148,43 @@ def test_a_watermark_with_a_hole_says_nothing_of_what_is_in_it() -> None:
     ack(box, 1, 2)
     assert box.replicated(Vector({("here-1", 0): 2}, [Hole("here-1", 0, 1, 2)])) == []
     assert len(box.replicated(Vector({("here-1", 0): 3}))) == 2
+
+
+def test_what_lies_above_a_hole_is_replicated() -> None:
+    box = filled(ROOM, ROOM)
+    sent(box)
+    ack(box, 1, 2)
+    decisions = box.replicated(Vector({("here-1", 0): 2}, [Hole("here-1", 0, 1, 1)]))
+    assert [type(d) for d in decisions] == [Replicated]
+    assert [p.event.hlc for p in box.pending] == [1]
+
+
+def test_what_was_accepted_and_burned_is_sent_again() -> None:
+    box = filled(ROOM, ROOM)
+    sent(box)
+    ack(box, 1, 2)
+    box.open(2, Vector({("here-1", 0): 2}))
+    lost = Vector({("here-1", 0): 2}, [Hole("here-1", 0, 1, 1)])
+    box.replicated(lost)
+    assert sent(box, 2) == [1]
+    box.replicated(lost)
+    assert sent(box, 2) == [], "once"
+    assert [type(d) for d in ack(box, 1, lane=2, origin="there-1")] == [AlsoAccepted]
+    assert [type(d) for d in box.replicated(Vector({("there-1", 0): 1}))] == [Replicated]
+
+
+def test_what_was_accepted_and_burned_and_nobody_takes_again_is_released() -> None:
+    box = filled(ROOM)
+    sent(box)
+    ack(box, 1)
+    box.close(1)
+    box.open(2, Vector())
+    assert sent(box, 2) == [1]
+    assert refuse(box, 1, Code.NOT_A_MEMBER, lane=2) == [], "its region may return with it"
+    box.replicated(Vector({("here-1", 0): 1}, [Hole("here-1", 0, 1, 1)]))
+    assert sent(box, 2) == [1]
+    assert [type(d) for d in refuse(box, 2, Code.NOT_A_MEMBER, epoch=2, lane=2)] == [Released]
+    assert not box.pending
 
 
 def test_after_a_definite_refusal_the_rest_goes_out_again_under_the_next_epoch() -> None:

@@ -135,7 +135,7 @@ class Failover:
 
     def _judge_hedge(self, second: Link, since: float | None, now: float) -> list[float]:
         given_up = second.since_s + HEDGE_S
-        if second.lane in self.session.acked_lanes:
+        if second.lane in self.session.answering:
             self._promote(second)
         elif since is None or now < since + limits.HEDGE_AFTER_S:
             second.stop("the first stream answers again")

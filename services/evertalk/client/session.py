@@ -16,7 +16,7 @@ from evertalk.client.receipts import Receipts
 from evertalk.client.versions import Versions
 from evertalk.core import accept, limits
 from evertalk.core.clock import HybridClock, RegionTime
-from evertalk.core.errors import Code, SendFailed, SendUnknown
+from evertalk.core.errors import RETRY, Code, SendFailed, SendUnknown
 from evertalk.core.ids import group_scope, shard_of
 from evertalk.core.merge import REGISTERS
 from evertalk.core.model import Applied, Body, Durability, Event, Kind
@@ -78,7 +78,7 @@ class Session:
         self.settled.set()
         self._decided = asyncio.Event()  # pulsed by every decision
         self.wakers: dict[int, asyncio.Event] = {}  # by lane
-        self.acked_lanes: set[int] = set()  # lanes that have acknowledged something
+        self.answering: set[int] = set()  # lanes that have acknowledged or refused something
         self._token = token
         self._clock = clock
         self._ids = ids
@@ -233,7 +233,7 @@ class Session:
     def closed(self, lane: int) -> None:
         """A stream is gone."""
         self.wakers.pop(lane, None)
-        self.acked_lanes.discard(lane)
+        self.answering.discard(lane)
         self.decided(self.outbox.close(lane))
 
     def set_peers_live(self, live: bool) -> None:
@@ -309,7 +309,7 @@ class Session:
         self.saw(acks.accepted_at)
         for shard, position in zip(acks.shards, acks.positions, strict=True):
             self._need(acks.origin, shard, position)
-        self.acked_lanes.add(lane)
+        self.answering.add(lane)
         self.decided(self.outbox.acked(lane, acks.origin, acks.seqs, acks.shards, acks.positions))
         if len(self.wakers) > 1:
             self._poke()  # a hedge may have been won
@@ -318,20 +318,25 @@ class Session:
 
     def _refusal(self, lane: int, refusal: chat_pb2.Refusal) -> None:
         code = code_of(int(refusal.code))
+        if code not in RETRY:
+            self.answering.add(lane)  # no acknowledgement, but it works
         self.decided(
             self.outbox.refused(
                 lane, refusal.epoch, refusal.seq, code, refusal.sentence, refusal.retry_after_ms,
                 self._clock.monotonic(), self._ids.random(),
             )
         )  # fmt: skip
-        if code == Code.LOG_FULL:
-            self._poke()  # another region may have room
+        if code == Code.LOG_FULL or len(self.wakers) > 1:
+            self._poke()  # another region may have room; or a hedge has an answer, if not the one that was hoped for
         if waker := self.wakers.get(lane):
             waker.set()
 
     def _watermark(self, vector: Vector) -> None:
         self._replicated.absorb(vector)
         self.decided(self.outbox.replicated(vector))
+        if vector.holes:  # what was in them is sent again
+            for waker in self.wakers.values():
+                waker.set()
 
     # ------------------------------------------------------------ answers
 

@@ -163,7 +163,7 @@ class Outbox:
         todo = (
             p.number
             for p in self._pending.values()
-            if not p.lane and not any(vector.covers(c.origin, c.shard, c.position) for c in p.copies)
+            if not p.lane and not any(vector.holds(c.origin, c.shard, c.position) for c in p.copies)
         )
         self._lanes[lane] = _Lane(todo=deque(todo))
         awaited = {origin for origin, _ in self._awaiting}
@@ -278,7 +278,8 @@ class Outbox:
             self._leave(pending)
             return [Accepted(pending, copy)]
         decisions: list[Decision] = [Accepted(pending, copy) if first else AlsoAccepted(pending)]
-        if self._replicated.covers(copy.origin, copy.shard, copy.position):
+        pending.lost = False
+        if self._replicated.holds(copy.origin, copy.shard, copy.position):
             self._leave(pending)
             return [*decisions, Replicated(pending)]
         self._await(copy, pending.number)
@@ -352,7 +353,8 @@ class Outbox:
             one.deferred.setdefault(scope, _Deferral(until)).until_s = until
             return [Kept(pending, code, sentence, until, whole_lane=False)]
         if pending.copies:
-            if code == Code.STAMP_TOO_OLD:  # no node takes it any more, and who accepted it may be folded and forgotten
+            # No node takes it any more, and who accepted it is folded and forgotten, or lost it before it folded.
+            if code == Code.STAMP_TOO_OLD or self._is_lost(pending):
                 self._leave(pending)
                 return [Released(pending)]
             one.done.add(pending.number)  # accepted elsewhere: this lane just does not carry it
@@ -382,7 +384,7 @@ class Outbox:
                 pending = self._pending.get(number)
                 if pending is None:
                     self._stale -= 1
-                elif self._replicated.covers(*key, position):
+                elif self._replicated.holds(*key, position):
                     self._leave(pending)
                     self._stale -= 1
                     decisions.append(Replicated(pending))
@@ -390,6 +392,7 @@ class Outbox:
                     in_hole.append((position, number))
             for item in in_hole:
                 heapq.heappush(self._awaiting[key], item)
+                self._send_again(self._pending[item[1]])
             if heap is not None and not heap:
                 del self._awaiting[key]
         return decisions
@@ -404,6 +407,25 @@ class Outbox:
                 for one in held.copies:
                     self._await(one, held.number)
         heapq.heappush(self._awaiting.setdefault((copy.origin, copy.shard), []), (copy.position, number))
+
+    def _is_lost(self, pending: Pending) -> bool:
+        """True if every copy was on an origin that folded without it."""
+        known = self._replicated
+        return all(
+            known[c.origin, c.shard] >= c.position and not known.holds(c.origin, c.shard, c.position)
+            for c in pending.copies
+        )
+
+    def _send_again(self, pending: Pending) -> None:
+        """It was accepted, and is nowhere any more: every lane carries it, as if it were new."""
+        if pending.lost or not self._is_lost(pending):
+            return
+        pending.lost = True
+        for one in self._lanes.values():
+            one.done.discard(pending.number)
+            deferred = (number for deferral in one.deferred.values() for number in deferral.numbers)
+            if pending.number not in {*one.todo, *deferred, *(number for number, _ in one.flight.values())}:
+                one.todo = deque(heapq.merge(one.todo, [pending.number]))
 
     def _leave(self, pending: Pending) -> None:
         """Take out; heaps and lanes drop what is gone when they come to it, heaps also when too much has gathered."""

@@ -22,7 +22,7 @@ class Pending:
     """An event that is not known to be replicated. `number` is its place in the outbox.
 
     `maybe`: some attempt has no answer, so it may have been written. `lane`: the only stream that may carry
-    it (receipts), else 0.
+    it (receipts), else 0. `lost`: what had acknowledged it is gone for good, and it is sent again.
     """
 
     number: int
@@ -31,6 +31,7 @@ class Pending:
     maybe: bool = False
     lane: int = 0
     verdict: tuple[Code, str] | None = None  # refused here, while another stream still has to answer
+    lost: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -88,7 +89,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Has left the outbox at its cap, or as too old for any node: ACCEPTED, never known to be replicated."""
+    """Has left the outbox at its cap, or because no node takes it again: ACCEPTED, never known to be replicated."""
 
     pending: Pending
 

@@ -103,7 +103,7 @@ class Delivered:
         for key, held in list(self._by_key.items()):
             while held:
                 position = next(iter(held.values()))
-                if not (replicated.covers(*key, position) and have.covers(*key, position)):
+                if not (replicated.holds(*key, position) and have.holds(*key, position)):
                     break
                 held.popitem(last=False)
                 self._count -= 1

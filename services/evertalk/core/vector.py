@@ -122,6 +122,10 @@ class Vector:
             return False
         return not any(h.origin == origin and h.shard == shard and h.first <= position for h in self._holes)
 
+    def holds(self, origin: str, shard: int, position: int) -> bool:
+        """True if this one position is held, whatever of those below is not."""
+        return self.covers_range(origin, shard, position, position)
+
     def covers_range(self, origin: str, shard: int, first: int, last: int) -> bool:
         """True if first..last of (origin, shard) is held."""
         if self._positions.get((origin, shard), 0) < last:
