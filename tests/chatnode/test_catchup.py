@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,39 @@ async def test_of_a_folded_origin_only_what_is_left_is_replicated(behind: Behind
     assert not d.node.is_replicated(key, position)
     told = d.node.replicated_of({key: d.node.replicated(key)})
     assert not told.covers_range(*key, position, position)
+
+
+async def test_what_is_lost_for_good_holds_nothing_up_while_its_origin_is_open(behind: Behind, pen: Pen) -> None:
+    """Its region lost its stores, and its log was trimmed: what is not found is not there, and nobody may be told that
+    what burned is replicated."""
+    d = behind.desk
+    entries = d.region.write(pen.message("burned before it was mirrored", BORIS))
+    d.region.written.remove(entries[0])
+    key, position = (entries[0].stream.origin, entries[0].stream.shard), entries[0].position
+    behind.elsewhere.away = True
+    anna = await d.opened(ANNA)
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+
+    since = d.node.region_time_ms()
+    there = Vector({**d.store.vector.positions})
+    d.node.stores, d.node.stores_read_ms = [replace(behind.elsewhere.entry(), vector=there)], since + 1
+    assert not d.node.knows_all_since(since), "another store has it"
+    there.open_hole(Hole(*key, position, position))
+    assert d.node.knows_all_since(since)
+    told = d.node.replicated_of({key: position + 1})
+    assert told.holds(*key, position + 1)
+    assert not told.holds(*key, position)
+
+
+async def test_what_another_store_lacks_is_not_called_replicated(behind: Behind) -> None:
+    """A disk came back with it, here first."""
+    d = behind.desk
+    key = next(iter(d.store.vector.positions))
+    d.node.stores = [replace(behind.elsewhere.entry(), vector=Vector({key: 2}, [Hole(*key, 1, 1)]))]
+    assert not d.node.replicated_of({key: 1}).holds(*key, 1)
 
 
 async def test_nothing_is_definitely_not_there_while_a_gap_is_seen(behind: Behind, pen: Pen) -> None:

@@ -90,9 +90,17 @@ class Story:
         self.records.append(received._replace(**changes))
         return self
 
-    def reads(self, client: str, *ids: str, whole: bool = True, gap: bool = False, asked: float | None = None) -> Story:
+    def reads(
+        self,
+        client: str,
+        *ids: str,
+        whole: bool = True,
+        gap: bool = False,
+        asked: float | None = None,
+        orphans: tuple[str, ...] = (),
+    ) -> Story:
         began = self._now() if asked is None else asked
-        self.records.append(Read(self._now(), began, client, f"s-{client}", TALK, ids, whole=whole, gap=gap))
+        self.records.append(Read(self._now(), began, client, f"s-{client}", TALK, ids, whole, gap, orphans))
         return self
 
     def gap(self, client: str, *missing: tuple[str, int, int]) -> Story:

@@ -335,6 +335,29 @@ def test_writes_follow_reads() -> None:
     assert report.found[0].sentence.startswith("writes follow reads: cy")
 
 
+def test_a_read_that_marks_an_answer_may_lack_its_parent() -> None:
+    """Only a dead region holds the parent, and nobody but its author was there when the answer was delivered (R11)."""
+    assert check(chat().reads("cy", "m2", orphans=("m2",)).ends("m1", "m2")).verdict == "held"
+
+
+def test_a_mark_excuses_only_what_is_missing_before_that_message() -> None:
+    story = chat().says("bo", "m3", "m2").replicated("m3")
+    report = check(story.reads("cy", "m1", "m3", orphans=("m1",)).ends("m1", "m2", "m3"))
+    assert kinds(report) == {"session"}
+
+
+def test_a_mark_in_one_read_excuses_no_other() -> None:
+    story = chat().reads("cy", "m2", orphans=("m2",)).reads("di", "m2")
+    report = check(story.ends("m1", "m2"))
+    assert [v.sentence.partition(" read ")[0] for v in report.found] == ["writes follow reads: di"]
+
+
+def test_no_mark_excuses_a_read_after_convergence() -> None:
+    story = chat()
+    story.ends("m1", "m2")
+    assert kinds(check(story.reads("cy", "m2", orphans=("m2",)).history())) == {"session"}
+
+
 def test_writes_follow_what_was_only_read() -> None:
     story = Story().says("ana", "m1").replicated("m1").reads("bo", "m1").says("bo", "m2").replicated("m2")
     report = check(story.ends("m2", "m1"))

@@ -28,7 +28,7 @@ from tests.core.stories import HEADER, Story, simulate
 def every_kind() -> History:
     story = Story().says("ana", "m1").replicated("m1").shown("bo", "m1", late=True).says("bo", "m2", "m1")
     story.says("ana", "x", op="delete", target="m1").told("m2", "failed").gap("bo", ("seoul-1", 0, 3))
-    story.fault("lost").watermark(4).gone("bo", kept=True).returned().reads("ana", "m1", gap=True)
+    story.fault("lost").watermark(4).gone("bo", kept=True).returned().reads("ana", "m1", gap=True, orphans=("m1",))
     story.records += [
         Connected(8.0, "ana", "seoul", "seoul-a"),
         Disconnected(8.1, "ana", "seoul", "seoul-a"),

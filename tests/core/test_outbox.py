@@ -173,6 +173,19 @@ def test_what_was_accepted_and_burned_is_sent_again() -> None:
     assert [type(d) for d in box.replicated(Vector({("there-1", 0): 1}))] == [Replicated]
 
 
+def test_what_burned_may_have_come_into_the_same_log_again() -> None:
+    box = filled(ROOM)
+    sent(box)
+    ack(box, 1)
+    box.close(1)
+    box.open(2, Vector())
+    assert sent(box, 2) == [1]
+    box.acked(2, "here-1", [1], [0], [3])
+    decisions = box.replicated(Vector({("here-1", 0): 3}, [Hole("here-1", 0, 1, 2)]))
+    assert [type(d) for d in decisions] == [Replicated]
+    assert box.pending == []
+
+
 def test_what_was_accepted_and_burned_and_nobody_takes_again_is_released() -> None:
     box = filled(ROOM)
     sent(box)

@@ -17,6 +17,7 @@ from evertalk.replicator.region import BoardView
 
 SEOUL, BUSAN = "seoul-01K00000000000000000000000", "busan-01K00000000000000000000000"
 KEY = (SEOUL, 0)
+NOW_MS = replication.born_ms(SEOUL) or 0
 
 
 def entries(*positions: int) -> list[tuple[int, bytes]]:
@@ -305,6 +306,23 @@ def test_an_origin_does_not_fold_behind_the_back_of_a_region() -> None:
     assert not folds(views), "when seoul was read its log was still growing"
 
 
+def test_an_origin_that_only_stores_name_is_recorded_as_closed() -> None:
+    """Its Redis burned before anybody had carried the record."""
+    views = world()
+    seoul = views["seoul"]
+    heir = "seoul-01K0000001" + 16 * "0"  # a millisecond later
+    seoul.origins.clear()
+    assert replication.unrecorded("seoul", seoul, 1, NOW_MS) == [], "nobody has claimed the next one yet"
+    seoul.origins[heir] = OriginInfo(heir, "seoul", "open")
+    seoul.streams.clear()
+    assert replication.unrecorded("seoul", seoul, 1, NOW_MS) == [OriginInfo(SEOUL, "seoul", "closed", (5,))]
+    assert replication.unrecorded("busan", views["busan"], 1, NOW_MS) == [], "each region does it for its own"
+    much_later = NOW_MS + limits.MAX_AGE_MS + 2
+    assert replication.unrecorded("seoul", seoul, 1, much_later) == [], "it may be one that was forgotten"
+    seoul.origins[SEOUL] = OriginInfo(SEOUL, "seoul", "closed")
+    assert replication.unrecorded("seoul", seoul, 1, NOW_MS) == []
+
+
 def lost(first: int = 2, last: int = 3) -> dict[str, BoardView]:
     """As `world`, but seoul's disks burned, and what nobody had mirrored yet is a hole everywhere."""
     views = world(base=last)
@@ -332,6 +350,35 @@ def test_an_origin_does_not_fold_while_somebody_has_what_others_lack(region: str
     views = lost()
     views[region].stores.append(store(4, region, node="b"))
     assert not folds(views), "a store is behind besides"
+
+
+def test_what_is_lost_for_good_holds_nothing_up_while_its_origin_is_open() -> None:
+    """Nothing would ever be REPLICATED behind it, nor redundancy whole, until that Redis is started anew."""
+    hole = Hole(SEOUL, 0, 2, 3)
+
+    def known(views: dict[str, BoardView]) -> set[Hole]:
+        return set(replication.lost_for_good(["seoul", "busan"], views))
+
+    views = lost()
+    views["seoul"].origins[SEOUL] = OriginInfo(SEOUL, "seoul", "open")
+    assert known(views) == {hole}
+    assert not replication.is_valid(views["busan"].stores, "busan", KEY, 3)
+    assert replication.is_valid(views["busan"].stores, "busan", KEY, 3, known(views))
+    assert not replication.is_valid(views["busan"].stores, "busan", KEY, 6, known(views)), "stores end at 5"
+    assert redundant(views) == []
+
+    views["busan"].stores.append(store(3, node="b", holes=[Hole(SEOUL, 0, 2, 2)]))
+    assert known(views) == {Hole(SEOUL, 0, 2, 2)}, "a store has the rest of it"
+    views["busan"].stores[-1] = store(1, node="b")
+    assert known(views) == set(), "a store has not come that far"
+    views = lost()
+    views["seoul"].streams[Stream(SEOUL, 0)] = StreamState(5, 3, 0, 2)
+    assert known(views) == set(), "a stream has some of it"
+    views = lost()
+    views["seoul"].stores[0] = store(5, "seoul", holes=[hole], age_s=61)
+    assert known(views) == set(), "no store of seoul counts"
+    del views["seoul"]
+    assert known(views) == set(), "seoul was not heard from"
 
 
 def redundant(views: dict[str, BoardView], before: dict[str, BoardView] | None = None) -> list[str]:

@@ -289,7 +289,7 @@ def record(header: Header = HEADER) -> Recorder:
     recorder.end_fault(fault)
     recorder.record_returned("seoul")
     asked = recorder.now()
-    recorder.record_read("bo", s_bo, talk, [hi.id, re.id], asked)
+    recorder.record_read("bo", s_bo, talk, [hi.id, re.id], asked, parent_missing=[re.id])
     recorder.record_send("ana", bye)
     recorder.record_accepted("ana", bye.id, "seoul-1", 0, 2, "seoul-a", "seoul")
     recorder.record_gone("bo", s_bo)

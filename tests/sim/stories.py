@@ -215,8 +215,8 @@ def a_disk_comes_back_as_it_was() -> Plan:
 
 
 def who_was_removed_talks_while_a_hole_is_open() -> Plan:
-    """What only seoul had is lost, and its origin lives on: whether user2 is a member again nobody can know, so that
-    it is told NOT_YET for as long as the hole is open (R6), though nobody is left to fill it."""
+    """What only seoul had is lost, and its origin lives on: nobody is left to fill the hole, so user2 must be told that
+    it is no member any more, and not NOT_YET for ever."""
     shape = replace(SHAPE, log_keep=0, log_keep_s=0.5, checkpoint_s=0.3)
     users = (SEOUL, BUSAN, User("user2", "busan", "all", False))
     user2 = next(pick for pick in range(1000) if random.Random(pick).choice((0, 1, 2)) == 2)

@@ -18,7 +18,7 @@ from evertalk.core.errors import Code, Refused
 from evertalk.core.merge import initial_role
 from evertalk.core.model import Conversation, Event, Kind, Role
 from evertalk.core.replication import Watermarks
-from evertalk.core.vector import Key, Vector
+from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import Clock, Ids, OriginInfo, Store, StoreEntry
 
 _RIGHTS_CACHED = 20_000
@@ -117,13 +117,20 @@ class Node:
         return sorted({s.region for s in self.stores if s.region != own and s.age_s <= limits.STORE_LIVE_S})
 
     def knows_all_since(self, ms: int) -> bool:
-        """True if whatever anybody knew at that time is applied here: every region live, no gap seen, no hole open but
-        those of folded origins, and every store has published since, no further than this one is."""
+        """True if whatever anybody knew at that time is applied here: every region live, no gap seen, no hole open that
+        anybody could fill, and every store has published since, no further than this one is."""
         vector = self.store.vector
-        if not self.live_peers_complete() or self.gaps or any(h.origin not in self.store.folded for h in vector.holes):
+        if not self.live_peers_complete() or self.gaps or not all(map(self._is_lost, vector.holes)):
             return False
         live = (s for s in self.stores if s.age_s <= limits.STORE_LIVE_S and s.node != self.settings.node)
         return all(self.stores_read_ms - s.age_s * 1000 >= ms and vector.reaches(s.vector, self.met) for s in live)
+
+    def _is_lost(self, hole: Hole) -> bool:
+        """True if its origin is folded, or every published store has passed it and has nothing of it."""
+        key = (hole.origin, hole.shard)
+        return hole.origin in self.store.folded or all(
+            s.vector[key] >= hole.last and s.vector.lacks(*key, hole.first, hole.last) for s in self.stores
+        )
 
     def not_found(self, refused: Refused, since_ms: int) -> Refused:
         """UNKNOWN_… and NOT_A_MEMBER are definite only if this node can know; else NOT_YET.
@@ -215,10 +222,9 @@ class Node:
         return self.marks.replicated(*key)
 
     def replicated_of(self, positions: Mapping[Key, int]) -> Vector:
-        """These positions, as what is REPLICATED: of a folded origin without what was lost before it folded."""
-        folded = self.store.folded
-        lost = {h for key in positions if key[0] in folded for h in self.store.vector.holes_of(*key)}
-        return Vector(positions, lost)
+        """These positions, as what is REPLICATED: without what this store, or one that publishes itself, lacks."""
+        vectors = [self.store.vector, *(store.vector for store in self.stores)]
+        return Vector(positions, {h for key in positions for vector in vectors for h in vector.holes_of(*key)})
 
     def is_replicated(self, key: Key, position: int) -> bool:
         """True if this position of (origin, shard) is REPLICATED."""

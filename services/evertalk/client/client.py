@@ -179,6 +179,11 @@ class Client:
         return self._failover.primary.reply.region if self._failover.primary else ""
 
     @property
+    def hedges_denied(self) -> int:
+        """How often a send waited longer than it should and could not go to another region too: its share was spent."""
+        return self._budget.denied
+
+    @property
     def node(self) -> str:
         """The node that serves now; "" while none does."""
         return self._failover.primary.reply.node if self._failover.primary else ""

@@ -149,6 +149,7 @@ class HedgeBudget:
         self._share = share
         self._burst = burst
         self._tokens = burst
+        self.denied = 0  # how often there was none
 
     def earn(self) -> None:
         """A send was made."""
@@ -157,6 +158,7 @@ class HedgeBudget:
     def spend(self) -> bool:
         """Take leave for one hedge; False if there is none."""
         if self._tokens < 1:
+            self.denied += 1
             return False
         self._tokens -= 1
         return True

@@ -151,7 +151,7 @@ class Read(NamedTuple):
     """A read of a conversation's history, up to its newest message.
 
     asked: when it began; `t` is when it returned. whole: from the conversation's first message; else it was
-    cut at its old end.
+    cut at its old end. parent_missing: those of `ids` that the answer marked so.
     """
 
     t: float
@@ -162,6 +162,7 @@ class Read(NamedTuple):
     ids: tuple[str, ...]
     whole: bool = True
     gap: bool = False
+    parent_missing: tuple[str, ...] = ()
 
 
 class Gone(NamedTuple):

@@ -392,7 +392,8 @@ class Outbox:
                     in_hole.append((position, number))
             for item in in_hole:
                 heapq.heappush(self._awaiting[key], item)
-                self._send_again(self._pending[item[1]])
+                if held := self._pending.get(item[1]):  # else it has left by another copy of this log
+                    self._send_again(held)
             if heap is not None and not heap:
                 del self._awaiting[key]
         return decisions

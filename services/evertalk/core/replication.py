@@ -137,30 +137,32 @@ def counted(stores: Iterable[R], region: str) -> list[R]:
     return [s for s in stores if s.region == region and s.age_s <= limits.STORE_COUNTED_S]
 
 
-def held(stores: Iterable[StoreEntry], region: str, key: Key, floor: int = 0) -> int:
+def held(stores: Iterable[StoreEntry], region: str, key: Key, floor: int = 0, lost: Collection[Hole] = ()) -> int:
     """The position up to which two counted stores of a region (one, if only one) hold everything of (origin,
-    shard) beyond `floor` checkpointed; 0 if no store counts (R5). Holes up to the floor do not matter."""
-    levels = sorted((_held_by(s.checkpointed, key, floor) for s in counted(stores, region)), reverse=True)
+    shard) beyond `floor` checkpointed; 0 if no store counts (R5). Holes up to the floor, or `lost`, do not matter."""
+    levels = sorted((_held_by(s.checkpointed, key, floor, lost) for s in counted(stores, region)), reverse=True)
     return levels[min(2, len(levels)) - 1] if levels else 0
 
 
-def _held_by(vector: Vector, key: Key, floor: int) -> int:
-    holes = [h.first - 1 for h in vector.holes if (h.origin, h.shard) == key and h.last > floor]
+def _held_by(vector: Vector, key: Key, floor: int = 0, lost: Collection[Hole] = ()) -> int:
+    holes = [h.first - 1 for h in vector.holes_of(*key) if h.last > floor and h not in lost]
     return min([vector[key], *holes])
 
 
-def is_valid(stores: Iterable[StoreEntry], region: str, key: Key, base: int) -> bool:
-    """True if a mirror that began at `base` may announce its last position (R5)."""
-    return base == 0 or held(stores, region, key) >= base
+def is_valid(stores: Iterable[StoreEntry], region: str, key: Key, base: int, lost: Collection[Hole] = ()) -> bool:
+    """True if a mirror that began at `base` may announce its last position (R5). What is `lost` for good nobody
+    calls replicated, but what came behind it is."""
+    return base == 0 or held(stores, region, key, lost=lost) >= base
 
 
-def marks_of(view: View, known: Mapping[str, OriginInfo], shards: int) -> list[Watermark]:
+def marks_of(view: View, known: Mapping[str, OriginInfo], shards: int, lost: Collection[Hole] = ()) -> list[Watermark]:
     """What the region of `view` holds of others' logs; none while it has no open origin and so no life.
 
     A mirror that is not valid, or not there, says position 0: its life replaces whatever was said before.
 
     Args:
         known: origins known elsewhere too, so that what the region lost is also named.
+        lost: holes that nobody can fill.
     """
     life = open_origin(view.region, view.origins)
     if not life:
@@ -172,7 +174,7 @@ def marks_of(view: View, known: Mapping[str, OriginInfo], shards: int) -> list[W
         for shard in range(shards):
             level = view.streams.get(Stream(info.origin, shard, True))
             base = level.base if level else 0
-            valid = level and is_valid(view.stores, view.region, (info.origin, shard), base)
+            valid = level and is_valid(view.stores, view.region, (info.origin, shard), base, lost)
             position = level.last if level and valid else 0
             marks.append(Watermark(view.region, f"{life}/{base}", info.origin, shard, position))
     return marks
@@ -307,6 +309,23 @@ def last_known(origin: str, shards: int, views: Iterable[View]) -> list[int]:
     return last
 
 
+def unrecorded(own: str, view: View, shards: int, now_ms: int) -> list[OriginInfo]:
+    """Closed origins of the own region that a store names and no record does: its Redis burned before any replicator
+    had carried the record, and a node of another region had asked a node of this one meanwhile (R8).
+
+    Without a record they would never fold, and what they acknowledged would never be called REPLICATED. Those that are
+    forgotten after MAX_AGE stay so.
+    """
+    if not open_origin(own, view.origins):
+        return []
+    named = {origin for store in view.stores for origin in store.vector.origins() if region_of(origin) == own}
+    return [
+        OriginInfo(origin, own, "closed", tuple(last_known(origin, shards, [view])))
+        for origin in sorted(named - view.origins.keys())
+        if not outlived(OriginInfo(origin, own, "folded"), view.origins, now_ms)
+    ]
+
+
 def may_fold(origin: OriginInfo, shards: int, regions: Iterable[str], views: Mapping[str, View]) -> bool:
     """True if a closed origin is covered by every counted store of every configured region (R16): whole, or but for
     what none of them has and no stream holds. It would stay for ever else, and with it every NOT_YET.
@@ -342,6 +361,19 @@ def _is_gone(hole: Hole, stores: Sequence[StoreEntry], views: Sequence[View]) ->
     return not readable and all(s.vector.lacks(*key) and s.checkpointed.lacks(*key) for s in stores)
 
 
+def lost_for_good(regions: Iterable[str], views: Mapping[str, View]) -> frozenset[Hole]:
+    """Holes that every counted store has passed, of which none has anything, nor any stream of any region.
+
+    Args:
+        regions: all configured ones; nothing is known to be lost while one was not heard from, or has no store.
+    """
+    stores = [counted(views[region].stores, region) if region in views else [] for region in set(regions)]
+    everyone = [store for found in stores for store in found]
+    holes = {hole for store in everyone for hole in store.checkpointed.holes} if all(stores) else set()
+    passed = (h for h in holes if all(s.checkpointed[h.origin, h.shard] >= h.last for s in everyone))
+    return frozenset(hole for hole in passed if _is_gone(hole, everyone, list(views.values())))
+
+
 def _knows_closed(view: View | None, origin: str) -> bool:
     return view is not None and origin in view.origins and view.origins[origin].state != "open"
 
@@ -369,23 +401,26 @@ def redundancy(
             that traffic in flight does not count against it.
     """
     known = list(before) or list(views.values())
-    reasons = [f"{region} has not been heard from" for region in regions if region not in views]
+    wanted = list(regions)
+    lost = lost_for_good(wanted, views)
+    reasons = [f"{region} has not been heard from" for region in wanted if region not in views]
     records = [info for view in known for info in view.origins.values()]
     folded = {info.origin for view in views.values() for info in view.origins.values() if info.state == "folded"}
     for name in sorted({info.origin for info in records} - folded):
         for shard, position in enumerate(last_known(name, shards, known)):
-            holders = [region for region, view in views.items() if _holds(view, name, shard, position)]
+            holders = [region for region, view in views.items() if _holds(view, name, shard, position, lost)]
             if position and len(holders) < copies:
                 where = f"only in {' and '.join(sorted(holders))}" if holders else "nowhere"
                 reasons.append(f"{name} shard {shard} is held up to its last position {position} {where}")
     return Redundancy(not reasons, reasons)
 
 
-def _holds(view: View, origin: str, shard: int, position: int) -> bool:
-    stores = [s.checkpointed for s in counted(view.stores, view.region)]
-    if any(s.covers(origin, shard, position) for s in stores):
+def _holds(view: View, origin: str, shard: int, position: int, lost: Collection[Hole]) -> bool:
+    key = (origin, shard)
+    most = max((_held_by(s.checkpointed, key, lost=lost) for s in counted(view.stores, view.region)), default=0)
+    if most >= position:
         return True
     level = view.streams.get(Stream(origin, shard, region_of(origin) != view.region))
     if level is None or level.last < position:
         return False
-    return level.floor == 0 or any(s.covers(origin, shard, level.floor) for s in stores)
+    return most >= level.floor

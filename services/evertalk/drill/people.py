@@ -143,6 +143,7 @@ class Person:
                 asked,
                 whole=page.next is None,
                 gap=page.gap,
+                parent_missing=[m.event.id for m in page.messages if m.parent_missing],
             )
 
     async def take(self, turn: Turn, scope: bytes) -> None:

@@ -152,6 +152,7 @@ class Recorder:
         asked: float,
         whole: bool = True,
         gap: bool = False,
+        parent_missing: Iterable[Id] = (),
     ) -> None:
         """A read of history up to the newest message returned.
 
@@ -160,8 +161,9 @@ class Recorder:
             asked: `now()` before the first page was asked for.
             whole: from the first message of the conversation.
             gap: a page said gap.
+            parent_missing: of `ids`, those that were marked so.
         """
-        self._add("read", asked, client, session, conversation, tuple(ids), whole, gap)
+        self._add("read", asked, client, session, conversation, tuple(ids), whole, gap, tuple(parent_missing))
 
     def record_gone(self, client: str, session: Id, kept: bool = False) -> None:
         """A client's process died or was closed; `kept`: its outbox is on disk and will be opened again."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evertalk.core import limits, replication
 from evertalk.core.model import Stream
 from evertalk.core.replication import Watermarks
-from evertalk.core.vector import Key
+from evertalk.core.vector import Hole, Key
 from evertalk.ports import Board, BoardReader, Clock, OriginInfo, StoreEntry, StreamState, Tail, Watermark
 
 
@@ -71,13 +71,15 @@ class Region:
 
     def __init__(self, name: str, shards: int, copies: int, peers: Iterable[str], board: Board, clock: Clock) -> None:
         self.name, self.shards, self.board, self.clock = name, shards, board, clock
+        self._regions = (name, *peers)
+        self._lost: frozenset[Hole] = frozenset()  # what nobody can fill, as of the last look
         self.view = BoardView(name, {}, [], {})
         self.looks = 0  # raised with every look: what was derived from an older one is stale
         self.mirrors: dict[Key, Mirror] = {}
         self.table = Watermarks(copies)  # the peers' own
         self.views: dict[str, BoardView] = {}
         self.seen_at: dict[str, float] = {}  # of views, monotonic seconds
-        self.heard_at: dict[str, float] = dict.fromkeys(peers, clock.monotonic())
+        self.heard_at: dict[str, float] = dict.fromkeys(self._regions[1:], clock.monotonic())
         self.gone: dict[str, set[str]] = {}  # by home: closed origins that its Redis has lost
         self.stopped: set[Key] = set()  # mirrors above their cap
         self.pressed = False  # Redis is short of memory: no mirroring at all
@@ -90,6 +92,7 @@ class Region:
         """
         before = {key: mirror.last for key, mirror in self.mirrors.items()}
         self.view = await look(self.board, self.name, self.shards)
+        self._lost = replication.lost_for_good(self._regions, self.fresh_views())
         found = {}
         for info in self.view.origins.values():
             if info.region == self.name or info.state == "folded":
@@ -135,7 +138,7 @@ class Region:
         """What to announce once a mirror has reached `position`; position 0 if nothing (R5)."""
         life = replication.open_origin(self.name, self.view.origins)
         base = self.mirrors[key].base if key in self.mirrors else 0
-        valid = life and replication.is_valid(self.view.stores, self.name, key, base)
+        valid = life and replication.is_valid(self.view.stores, self.name, key, base, self._lost)
         return Watermark(self.name, f"{life}/{base}", *key, position if valid else 0)
 
     def own_marks(self) -> list[Watermark]:
@@ -167,7 +170,7 @@ class Region:
         view = await look(peer.board, peer.region, self.shards)
         self.views[peer.region] = view
         self.seen_at[peer.region] = self.clock.monotonic()
-        await self.relay(replication.marks_of(view, self.view.origins, self.shards))
+        await self.relay(replication.marks_of(view, self.view.origins, self.shards, self._lost))
         return view
 
     def folded(self, origin: str) -> bool:

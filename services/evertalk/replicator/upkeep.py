@@ -73,6 +73,7 @@ class Upkeep:
         region = self._region
         await region.refresh()
         await self._trim()
+        await self._record()
         await self._fold()
         await region.board.announce(region.own_marks(), relayed=False)
         await region.board.announce(region.peers_marks(), relayed=True)
@@ -113,6 +114,12 @@ class Upkeep:
         if pressed != region.pressed:
             _log.warning("mirroring stops: Redis is short of memory" if pressed else "memory suffices again")
         region.stop(stopped, pressed)
+
+    async def _record(self) -> None:
+        region = self._region
+        if found := replication.unrecorded(region.name, region.view, region.shards, region.clock.wall_ms()):
+            await region.board.carry_origins(found)
+            _log.warning("origins that only stores name are recorded", origins=[o.origin for o in found])
 
     async def _fold(self) -> None:
         region = self._region

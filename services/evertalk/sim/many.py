@@ -31,7 +31,6 @@ RARE = {
     "wait over 2 s": "waits over 2 s",
     "wait over 4 s": "waits over 4 s",
     "send refused for now": "sends refused for now",
-    "send put off at the end, by a hole that stays open": "sends put off at the end",
     "session cut loose": "refused: SLOW_READER",
     "late message": "late shown",
     "gap told to a session": "gaps",

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from evertalk.client import Client, Created, Notice, What
 from evertalk.client.accounts import register
@@ -27,6 +28,14 @@ _BRING_S = 5.0
 _REMEMBERED = 20
 _LONG_CHARS = 14_000
 _WAIT_S = 0.5  # shorter waits for an acknowledgement are not kept
+
+
+class Wait(NamedTuple):
+    """A time without an acknowledgement while a message waited for one; `denied`: without leave to hedge (R7)."""
+
+    since: float
+    until: float
+    denied: bool
 
 
 @dataclass
@@ -87,10 +96,10 @@ class Person:
         self.brought: dict[bytes, Durability] = {}  # accounts registered during the run, and how durable by the answer
         self.said: dict[bytes, list[str]] = {}  # message -> every text that it had
         self.whispers: set[bytes] = set()  # messages that disappear by themselves
-        self.waits: list[tuple[float, float]] = []  # without an acknowledgement while a send waited for one
+        self.accepted: set[bytes] = set()
+        self.waits: list[Wait] = []
+        self._denied = 0
         self.unanswered: dict[bytes, tuple[float, bytes]] = {}  # message -> when it was said, and where
-        self.unaccepted: dict[bytes, bytes] = {}  # send -> its conversation, until a node has taken it
-        self.not_yet: dict[bytes, float] = {}  # conversation -> when NOT_YET was said of it last
         self.acked_at = 0.0
         self.ready = asyncio.Event()
 
@@ -181,14 +190,14 @@ class Person:
         match notice.what:
             case What.INVOKED if notice.event is not None:
                 self.open.add(notice.id)
-                self.unaccepted[notice.id] = notice.event.scope
                 if notice.event.kind == Kind.MESSAGE:
+                    self._denied = self._denied if self.unanswered else self._denials()
                     self.unanswered[notice.id] = recorder.now(), notice.event.scope
                 recorder.record_send(name, self.world.told_apart(notice.event))
                 if notice.event.expires_at_ms:
                     self._record_whisper(notice.event)
             case What.ACCEPTED:
-                self.unaccepted.pop(notice.id, None)
+                self.accepted.add(notice.id)
                 self._acked(notice.id)
                 recorder.record_accepted(
                     name, id, notice.origin, notice.shard, notice.position, notice.node, notice.region
@@ -205,7 +214,6 @@ class Person:
                 self.kept += 1
                 if notice.code is Code.NOT_YET:  # an answer; what is behind it in its conversation waits for the same
                     self.unanswered.clear()
-                    self.not_yet[notice.scope] = recorder.now()
             case What.RELEASED:
                 self.open.discard(notice.id)
                 recorder.record_told(name, id, "released")
@@ -238,9 +246,16 @@ class Person:
         if id in self.unanswered:
             since = max(self.acked_at, min(said_at for said_at, _ in self.unanswered.values()))
             if now - since > _WAIT_S:
-                self.waits.append((since, now))
+                self.waits.append(self.wait(since, now))
             del self.unanswered[id]
-        self.acked_at = now
+        self.acked_at, self._denied = now, self._denials()
+
+    def wait(self, since: float, until: float) -> Wait:
+        """One that has lasted since the last acknowledgement, or the first message behind it."""
+        return Wait(since, until, self._denials() > self._denied)
+
+    def _denials(self) -> int:
+        return self.client.hedges_denied if self.client is not None else 0
 
     def look_up(self) -> None:
         """It stood still: what it waited for meanwhile is nobody's fault."""
@@ -329,7 +344,7 @@ class Person:
         if (self.account, other.id) in self.world.copies:
             return
         pen.next_id = other.id
-        self.world.copies[self.account, other.id] = bytes(a ^ b for a, b in zip(other.id, self.account, strict=True))
+        self.world.copies[self.account, other.id] = _beside(other.id, self.account, other.sender)
 
     def _says(self, id: bytes, text: str) -> str:
         self.said.setdefault(id, []).append(text)
@@ -350,8 +365,17 @@ class Person:
         asked = self._recorder.now()
         page = await client.history(scope)
         ids = [self.world.told_apart(m.event).id for m in page.messages]
-        self._recorder.record_read(self.name, client.session, scope, ids, asked, whole=page.next is None, gap=page.gap)
+        orphans = [id_ for id_, m in zip(ids, page.messages, strict=True) if m.parent_missing]
+        self._recorder.record_read(
+            self.name, client.session, scope, ids, asked, page.next is None, page.gap, parent_missing=orphans
+        )
 
 
 def _remember(event: Event, where: dict[bytes, deque[Target]]) -> None:
     where.setdefault(event.scope, deque(maxlen=_REMEMBERED)).append(Target(event.sender, event.id))
+
+
+def _beside(id: bytes, account: bytes, owner: bytes) -> bytes:
+    """Another id for a message that `account` gives the id of one of `owner`: it sorts as (id, sender) does."""
+    ahead = int.from_bytes(account[:4]) - int.from_bytes(owner[:4])
+    return (int.from_bytes(id) + ahead).to_bytes(len(id))

@@ -6,42 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from evertalk.core import limits
-from evertalk.core.board import View
-from evertalk.core.ids import direct_scope, region_of
-from evertalk.core.model import Applied, Durability, Kind, Stream
-from evertalk.core.vector import Hole
+from evertalk.core.ids import direct_scope
+from evertalk.core.model import Applied, Durability, Kind
 from evertalk.sim.allowance import Troubles
-from evertalk.sim.people import Person
+from evertalk.sim.people import Person, Wait
 from evertalk.sim.world import NodeHost
 
 _WHOLE_PAGE_BYTES = 100_000
+DENIED_S = 6.0  # whose share of hedges is spent, by faults one after the other, is with a silent node for two seconds
 WAIT_S = 3.0  # P6: two seconds; and some, for delays on simulated ways that come one on top of the other
-_ASKS_AGAIN_S = 5.0  # a send that is NOT_YET is tried again every two seconds
-
-
-def put_off(person: Person, hosts: Sequence[NodeHost], views: Mapping[str, View], now: float) -> set[bytes]:
-    """Sends that are not to be answered yet, by the design: who is no member is told NOT_YET while a hole is open, and
-    is refused again and again; nobody runs who could fill this one, but a disk may come back that does.
-
-    Args:
-        now: on the recorder's clock.
-    """
-    if not any(_stays_open(hole, hosts, views) for hole in hosts[0].vector.holes):
-        return set()
-    asked = {scope for scope, at in person.not_yet.items() if now - at < _ASKS_AGAIN_S}
-    outside = {scope for scope in asked if not any(person.account in host.members(scope) for host in hosts)}
-    return {id for id in person.open if person.unaccepted.get(id) in outside}
-
-
-def _stays_open(hole: Hole, hosts: Sequence[NodeHost], views: Mapping[str, View]) -> bool:
-    """True if no store and no stream has anything of it, and its origin lives: one that is closed has to fold."""
-    home = views.get(region_of(hole.origin))
-    info = home.origins.get(hole.origin) if home else None
-    if info is None or info.state != "open":
-        return False
-    levels = (v.streams.get(Stream(hole.origin, hole.shard, m)) for v in views.values() for m in (False, True))
-    readable = any(at.last >= hole.first and max(at.floor, at.base) < hole.last for at in levels if at)
-    return not readable and all(h.vector.lacks(hole.origin, hole.shard, hole.first, hole.last) for h in hosts)
 
 
 def unshown(
@@ -99,7 +72,9 @@ def residue(people: Sequence[Person], hosts: Sequence[NodeHost]) -> Iterator[str
     for person in people:
         for id_, said in person.said.items():
             texts.setdefault(id_, set()).update(said)
-    gone: set[bytes] = set().union(*(person.whispers for person in people), *(host.deleted() for host in hosts))
+    gone: set[bytes] = set().union(*(host.deleted() | host.expired() for host in hosts))
+    for person in people:
+        gone |= person.whispers & person.accepted  # one that never came to be cannot go; an edit of it may stay
     kept: set[str] = set().union(*(said for id_, said in texts.items() if id_ not in gone))
     for host in hosts:
         image = host.disk.db.serialize()
@@ -111,7 +86,7 @@ def residue(people: Sequence[Person], hosts: Sequence[NodeHost]) -> Iterator[str
 
 def waits(
     people: Sequence[Person], troubles: Troubles, now: float, moved: Mapping[bytes, set[bytes]]
-) -> list[tuple[str, float, float]]:
+) -> list[tuple[str, Wait]]:
     """Who went without an acknowledgement from when to when, although some region had no trouble all the time (P6).
 
     Args:
@@ -122,13 +97,13 @@ def waits(
         own = list(person.waits)
         still = [at for at, scope in person.unanswered.values() if person.account not in moved.get(scope, ())]
         if still and person.up is not None and person.process is not None and not person.process.frozen:
-            own.append((max(person.acked_at, min(still)), now))
-        found += [(person.name, start, end) for start, end in own if troubles.well(start, end)]
+            own.append(person.wait(max(person.acked_at, min(still)), now))
+        found += [(person.name, one) for one in own if troubles.well(one.since, one.until)]
     return found
 
 
-def waited(found: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+def waited(found: Sequence[tuple[str, Wait]]) -> Iterator[str]:
     """Of `waits`, those that no client should have to bear."""
-    for name, start, end in found:
-        if end - start > WAIT_S:
-            yield f"waited: {name} had no acknowledgement from {start:.1f} s to {end:.1f} s"
+    for name, (since, until, denied) in found:
+        if until - since > (DENIED_S if denied else WAIT_S):
+            yield f"waited: {name} had no acknowledgement from {since:.1f} s to {until:.1f} s"

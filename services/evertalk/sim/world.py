@@ -103,6 +103,10 @@ class NodeHost:
         rows = self.disk.db.execute("SELECT slot FROM facts WHERE kind = ?", (int(Kind.DELETION),))
         return {slot[:ID_BYTES] for (slot,) in rows}
 
+    def expired(self) -> set[bytes]:
+        """Ids of messages that it knows to have disappeared."""
+        return {slot[:ID_BYTES] for (slot,) in self.disk.db.execute("SELECT slot FROM expired")}
+
     def knows(self, account: bytes) -> bool:
         """True if that account is there."""
         return bool(sqlite_read.accounts(self.disk.db, [account]))

@@ -7,8 +7,9 @@ Judged on what clients read of a conversation's history:
 - monotonic writes: a read that shows a message shows those that the author's session had sent before it;
 - writes follow reads: a read that shows a reply shows the parent (what authors had seen is judged in `order`).
 
-A read that says `gap` itself is no violation; nor is what a `gap` told to its session names, until the replicas have
-converged. A read that was cut at its old end is judged from its oldest message on.
+A read that says `gap` itself is no violation; nor is what a `gap` told to its session names, nor what is missing before
+a message that the read itself shows marked `parent_missing` (R11), until the replicas have converged. A read that was
+cut at its old end is judged from its oldest message on.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _floor(index: Index, read: Read) -> Key:
 
 def _excused(index: Index, need: Need, read: Read, gaps: list[Gap]) -> bool:
     """True if a gap told to the session before the read returned names every copy it could know of."""
-    if index.converged is not None and not index.converged.timed_out and read.asked >= index.converged.t:
+    if _after_convergence(index, read):
         return False
     told = [gap for gap in gaps if gap.t <= read.t]
     missing = [m for gap in told for m in gap.missing]
@@ -173,10 +174,13 @@ def _unordered(index: Index, line: int, read: Read) -> Iterator[Violation]:
 def _others(index: Index, gaps: dict[str, list[Gap]]) -> Iterator[tuple[str, Violation]]:
     """Monotonic writes, writes follow reads: what each read shows of each author; with the reader's session."""
     authors = _authors(index)
-    marked = {r.id for _, r in index.received if r.parent_missing}
+    delivered = {r.id for _, r in index.received if r.parent_missing}
     for line, read in index.reads:
         if read.gap or _told_gap(index, read, gaps.get(read.session, [])):
             continue
+        # A mark outlives the hole: once replicas are equal it excuses no read.
+        own = () if _after_convergence(index, read) else read.parent_missing
+        marked = delivered.union(own) if own else delivered
         floor = _floor(index, read)
         present = set(read.ids)
         by_session: dict[str, list[Send]] = defaultdict(list)
@@ -196,10 +200,12 @@ def _others(index: Index, gaps: dict[str, list[Gap]]) -> Iterator[tuple[str, Vio
 
 
 def _told_gap(index: Index, read: Read, gaps: list[Gap]) -> bool:
+    return not _after_convergence(index, read) and any(gap.t <= read.t for gap in gaps)
+
+
+def _after_convergence(index: Index, read: Read) -> bool:
     converged = index.converged
-    if converged is not None and not converged.timed_out and read.asked >= converged.t:
-        return False
-    return any(gap.t <= read.t for gap in gaps)
+    return converged is not None and not converged.timed_out and read.asked >= converged.t
 
 
 def _authors(index: Index) -> dict[tuple[str, str], _Author]:
