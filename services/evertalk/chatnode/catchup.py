@@ -270,8 +270,9 @@ class CatchUp:
                     holes = store.vector.holes
                     await store.finish_import(name, life, change, start, page.folded)
                     self._tailer.import_finished()
-                    for part in (part for hole in sorted(holes) for part in store.vector.parts_held(hole)):
-                        self._note_filled(part)
+                    for hole in sorted(holes):
+                        for part in store.vector.parts_held(hole):
+                            self._note_filled(part)
                     node.log.info("imported", source=name, rows=rows)
                     return True
 

@@ -362,11 +362,11 @@ class Session:
                 page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
             start, after = start or page.vector, page.next
             fields = [delivery_field(one) for one in page.events if not self._own(one.event)]
+            self._node.counters.delivered += len(fields)
             if after is None:
                 for (origin, shard), position in start:
                     self.marked.advance(origin, shard, position)
                 fields.append(chat_pb2.SessionResponse(marker=encode_vector(start)).SerializeToString())
-            self._node.counters.delivered += len(page.events)
             await self._send_parts(fields)
         return start
 

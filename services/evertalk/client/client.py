@@ -180,7 +180,7 @@ class Client:
 
     @property
     def hedges_denied(self) -> int:
-        """How often a send waited longer than it should and could not go to another region too: its share was spent."""
+        """How often leave to hedge was asked for and there was none: the share of sends that may was spent."""
         return self._budget.denied
 
     @property

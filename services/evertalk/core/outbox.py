@@ -353,7 +353,7 @@ class Outbox:
             one.deferred.setdefault(scope, _Deferral(until)).until_s = until
             return [Kept(pending, code, sentence, until, whole_lane=False)]
         if pending.copies:
-            # No node takes it any more, and who accepted it is folded and forgotten, or lost it before it folded.
+            # No node takes it any more, and who accepted it is folded and forgotten, or has lost it.
             if code == Code.STAMP_TOO_OLD or self._is_lost(pending):
                 self._leave(pending)
                 return [Released(pending)]
@@ -410,7 +410,7 @@ class Outbox:
         heapq.heappush(self._awaiting.setdefault((copy.origin, copy.shard), []), (copy.position, number))
 
     def _is_lost(self, pending: Pending) -> bool:
-        """True if every copy was on an origin that folded without it."""
+        """True if every copy lay where something burned: what is replicated around it has a hole there."""
         known = self._replicated
         return all(
             known[c.origin, c.shard] >= c.position and not known.holds(c.origin, c.shard, c.position)

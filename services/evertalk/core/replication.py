@@ -338,19 +338,16 @@ def may_fold(origin: OriginInfo, shards: int, regions: Iterable[str], views: Map
     wanted = set(regions)
     if origin.state != "closed" or not all(_knows_closed(views.get(r), origin.origin) for r in wanted):
         return False
-    stores = {region: counted(views[region].stores, region) for region in wanted}
-    everyone = [store for found in stores.values() for store in found]
-    known = list(views.values())
-    last = enumerate(last_known(origin.origin, shards, known))
-    return all(stores.values()) and all(_is_whole(origin.origin, shard, p, everyone, known) for shard, p in last)
-
-
-def _is_whole(origin: str, shard: int, last: int, stores: Sequence[StoreEntry], views: Sequence[View]) -> bool:
-    """True if all these stores have reached `last`, and what one of them lacks is nowhere."""
-    if any(s.checkpointed[(origin, shard)] < last for s in stores):
-        return False
-    holes = {h for s in stores for h in s.checkpointed.holes_of(origin, shard) if h.first <= last}
-    return all(_is_gone(hole, stores, views) for hole in holes)
+    last, lost = last_known(origin.origin, shards, views.values()), lost_for_good(wanted, views)
+    for region in wanted:
+        stores = counted(views[region].stores, region)
+        if not stores or any(
+            _held_by(s.checkpointed, (origin.origin, shard), lost=lost) < p
+            for s in stores
+            for shard, p in enumerate(last)
+        ):
+            return False
+    return True
 
 
 def _is_gone(hole: Hole, stores: Sequence[StoreEntry], views: Sequence[View]) -> bool:

@@ -142,10 +142,7 @@ class Vector:
 
     def lacks(self, origin: str, shard: int, first: int, last: int) -> bool:
         """True if nothing of first..last of (origin, shard) is held."""
-        for hole in sorted(self.holes_of(origin, shard)):
-            if hole.first <= first <= hole.last:
-                first = hole.last + 1
-        return first > min(last, self._positions.get((origin, shard), 0))
+        return not self.parts_held(Hole(origin, shard, first, last))
 
     def holes_of(self, origin: str, shard: int) -> list[Hole]:
         """The open holes of (origin, shard)."""
