@@ -20,9 +20,10 @@ from evertalk.core.board import StoreEntry, StreamState
 from evertalk.core.errors import PeerUnavailable
 from evertalk.core.model import Stream
 from evertalk.core.vector import Hole, Vector
+from evertalk.ports import RawEntry
 from evertalk.v1 import cluster_pb2
 from tests.adapters.store_helpers import ANNA, BORIS, NOW_MS, SHARDS, Pen
-from tests.chatnode.world import Desk
+from tests.chatnode.world import Desk, Line
 
 PEER = "busan-1"
 
@@ -107,6 +108,21 @@ async def gap_is_seen(d: Desk) -> None:
         await d.tailer.wait_for_gap()
 
 
+async def hole_is_passed(behind: Behind, pen: Pen, text: str) -> tuple[Line, list[RawEntry], Hole]:
+    """Nobody who lives holds a message, and what is behind it is shown: who watches, its entries, the hole."""
+    d = behind.desk
+    anna = await d.opened(ANNA)
+    entries = d.region.write(pen.message(text, BORIS))
+    d.region.written.remove(entries[0])
+    stream, position = entries[0].stream, entries[0].position
+    behind.elsewhere.away = True
+    d.region.write(pen.message("behind the gap", BORIS))
+    await gap_is_seen(d)
+    await behind.rounds(6, age_s=30)
+    await anna.sees("behind the gap")
+    return anna, entries, Hole(stream.origin, stream.shard, position, position)
+
+
 async def test_a_gap_is_filled_from_whoever_is_ahead_and_told_to_who_is_here(behind: Behind, pen: Pen) -> None:
     d = behind.desk
     anna = await d.opened(ANNA)
@@ -128,16 +144,8 @@ async def test_a_gap_that_nobody_can_fill_becomes_a_hole_and_the_holder_fills_it
     behind: Behind, pen: Pen
 ) -> None:
     d = behind.desk
-    anna = await d.opened(ANNA)
-    entries = d.region.write(pen.message("only in busan", BORIS))
-    d.region.written.remove(entries[0])
-    stream, position = entries[0].stream, entries[0].position
-    behind.elsewhere.away = True
-    d.region.write(pen.message("behind the gap", BORIS))
-    await gap_is_seen(d)
-    await behind.rounds(6, age_s=30)
-    await anna.sees("behind the gap")
-    assert d.store.vector.holes == {Hole(stream.origin, stream.shard, position, position)}
+    anna, entries, hole = await hole_is_passed(behind, pen, "only in busan")
+    assert d.store.vector.holes == {hole}
 
     behind.elsewhere.away = False
     await behind.elsewhere.store.apply([decode_entry(e) for e in entries], NOW_MS)
@@ -149,15 +157,8 @@ async def test_a_gap_that_nobody_can_fill_becomes_a_hole_and_the_holder_fills_it
 async def test_of_a_folded_origin_only_what_is_left_is_replicated(behind: Behind, pen: Pen) -> None:
     """Whoever sent what was lost must not be told that it is safe: it sends it again."""
     d = behind.desk
-    entries = d.region.write(pen.message("burned before it was mirrored", BORIS))
-    d.region.written.remove(entries[0])
-    key, position = (entries[0].stream.origin, entries[0].stream.shard), entries[0].position
-    behind.elsewhere.away = True
-    anna = await d.opened(ANNA)
-    d.region.write(pen.message("behind the gap", BORIS))
-    await gap_is_seen(d)
-    await behind.rounds(6, age_s=30)
-    await anna.sees("behind the gap")
+    _, _, hole = await hole_is_passed(behind, pen, "burned before it was mirrored")
+    key, position = (hole.origin, hole.shard), hole.first
     assert not d.node.is_replicated(key, position + 1), "the origin may still be heard from"
 
     await d.store.fold({key[0]})
@@ -171,15 +172,8 @@ async def test_what_is_lost_for_good_holds_nothing_up_while_its_origin_is_open(b
     """Its region lost its stores, and its log was trimmed: what is not found is not there, and nobody may be told that
     what burned is replicated."""
     d = behind.desk
-    entries = d.region.write(pen.message("burned before it was mirrored", BORIS))
-    d.region.written.remove(entries[0])
-    key, position = (entries[0].stream.origin, entries[0].stream.shard), entries[0].position
-    behind.elsewhere.away = True
-    anna = await d.opened(ANNA)
-    d.region.write(pen.message("behind the gap", BORIS))
-    await gap_is_seen(d)
-    await behind.rounds(6, age_s=30)
-    await anna.sees("behind the gap")
+    _, _, hole = await hole_is_passed(behind, pen, "burned before it was mirrored")
+    key, position = (hole.origin, hole.shard), hole.first
 
     since = d.node.region_time_ms()
     there = Vector({**d.store.vector.positions})

@@ -360,7 +360,7 @@ def _importing(finish_each: bool) -> Any:
 
 # ---------------------------------------------------------------- which seeds catch them
 
-#: What catches each bug: a hand-built story, or a seed, which is also how many seeds from 1 on it took.
+#: What catches each bug: a hand-built story, or a seed; so many from 1 on suffice. docs/simulation.md has it too.
 CAUGHT_BY: dict[str, int | Callable[[], Plan]] = {
     "r1_node_stamps": 1,
     "r2_no_merging_of_stamps": 3,

@@ -76,3 +76,10 @@ async def test_without_order_after_a_refusal_one_event_overtakes_another(d: Desk
     """R10 at one node; a story has it with somebody who reads just then."""
     with planted("r10_no_order_after_a_refusal"), pytest.raises((AssertionError, TimeoutError)):
         await test_sends.test_nothing_overtakes_an_event_that_redis_had_no_memory_for(d, pen)
+
+
+def test_the_page_names_what_catches_each_bug() -> None:
+    page = (_ROOT / "docs" / "simulation.md").read_text()
+    for name, by in CAUGHT_BY.items():
+        told = f"seed {by}" if isinstance(by, int) else f"`{by.__name__}`"
+        assert f"| `{name}` | {told} |" in page
