@@ -36,6 +36,8 @@ async def test_who_finds_too_many_waiting_is_told_when_to_come_again_and_comes_i
     async with d.node.writing:  # so that no hello is through
         first = [d.call(BORIS) for _ in range(door.AT_ONCE)]
         waiting = [d.call(CHLOE) for _ in range(2)]
+        now = d.clock.monotonic()
+        monkeypatch.setattr(d.clock, "monotonic", lambda: now)  # retry_after_ms counts from it
         sent_away = [await d.call(DORA).ended() for _ in range(3)]
         assert not any(line.frames for line in first + waiting)
     assert {r.code for r in sent_away} == {Code.OVERLOADED}
