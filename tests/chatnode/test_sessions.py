@@ -210,6 +210,37 @@ async def test_who_joins_is_shown_answers_behind_the_page_that_has_what_they_ans
     assert dora.skipped(answer, *changes) == []
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_who_joined_is_not_brought_what_the_page_left_to_history_when_she_comes_back(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """The page has the answer and no room for its question, of another origin; it is sent before markers may pass what
+    it came with (R11, R13)."""
+    monkeypatch.setattr(limits, "SESSION_QUEUE_BYTES", 4000)
+    dora = await d.opened(DORA)
+    question = Row(pen.message("question " + "x" * 1000), pack(NOW_MS), (("busan-01B", 1),))
+    answer = Row(pen.message("answer", BORIS), pack(NOW_MS), (("busan-01C", 1),))
+    joining = Row(pen.membership(DORA, Role.MEMBER, 1), pack(NOW_MS), (("busan-01C", 2),))
+    shard = shard_of(ROOM, SHARDS)
+    vector = Vector({("busan-01B", shard): 1, ("busan-01C", shard): 2})
+    async with d.node.writing:
+        await d.tailer.import_rows([question])
+        if not at_once:
+            await d.store.finish_import("busan-1", "life", 1, Vector({("busan-01B", shard): 1}), ())
+            d.tailer.import_finished()
+        await d.tailer.import_rows([answer, joining])
+        await dora.sees("answer")
+        await d.store.finish_import("busan-1", "life", 2, vector, ())
+        d.tailer.import_finished()
+    await d.wrote(pen.message("welcome"))
+    await dora.sees("welcome")
+    assert dora.texts() == ["answer", "welcome"]
+    await dora.hang_up()
+    back = await d.opened(DORA, dora.session, dora.have())
+    await back.until(lambda: any(f.HasField("marker") for f in back.frames))  # it has caught up
+    assert back.texts() == []
+
+
 async def test_who_has_been_added_and_removed_again_since_is_shown_nothing(d: Desk, pen: Pen) -> None:
     await d.wrote(pen.message("not for dora", BORIS))
     dora = await d.opened(DORA)

@@ -241,6 +241,7 @@ class Hub:
                 if account in joined:
                     for earlier, field in page:
                         session.deliver(key, earlier, field)
+                    session.joined(key, one.position)
 
     # ------------------------------------------------------------ watermarks
 

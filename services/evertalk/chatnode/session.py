@@ -46,6 +46,7 @@ class Session:
         self._overflowed = False
         self._acks_origin = ""
         self._deliveries: deque[tuple[Key, bytes]] = deque()
+        self._joined: list[tuple[str, int, int]] = []  # (origin, shard, position) that brought a page, no marker yet
         self._queued_bytes = 0
         self._seqs: list[tuple[int, int, int]] = []  # (seq, shard, position), acks to go out
         self._refusal: chat_pb2.Refusal | None = None
@@ -215,6 +216,10 @@ class Session:
             return
         self._wake.set()
 
+    def joined(self, key: Key, position: int) -> None:
+        """A page was queued behind what stands at this position."""
+        self._joined.append((*key, position))
+
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
 
@@ -307,12 +312,23 @@ class Session:
             return True  # no marker before the last of them
         if self._heartbeat:
             keys.update(k for k, p in fanned if p > self.marked[k])
+        if self._joined:
+            keys |= self._paged()
         marker = _part(fanned, {k for k in keys if fanned[k] > self.marked[k]})
         for (origin, shard), position in marker:
             self.marked.advance(origin, shard, position)
         if marker:
             head.marker.CopyFrom(encode_vector(marker))
         return bool(parts or marker)
+
+    def _paged(self) -> set[Key]:
+        """The marker that passes a joining passes all of its shard, or a resume would bring what its page left to
+        History, behind what answers it (R13)."""
+        fanned = self._node.fanned
+        passed = {joined for joined in self._joined if fanned.holds(*joined)}
+        self._joined = [joined for joined in self._joined if joined not in passed]
+        shards = {shard for _, shard, _ in passed}
+        return {key for key, _ in fanned if key[1] in shards}
 
     # ------------------------------------------------------------ resume
 
