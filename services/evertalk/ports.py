@@ -269,7 +269,7 @@ class Store(Protocol):
 
     @property
     def life(self) -> str:
-        """Made when the file is made; another life means other change numbers."""
+        """Within one life no change number is given twice; so it ends where what was committed may be lost."""
         ...
 
     @property

@@ -259,6 +259,24 @@ async def test_a_crash_keeps_what_was_committed(path: Path, reopen: Open) -> Non
     assert len((await again.export("", 0, 10)).rows) == 3
 
 
+async def test_what_comes_after_a_power_cut_is_not_taken_for_what_it_took(path: Path, reopen: Open) -> None:
+    """Change numbers are given again that others have had: they must not count as had (R9)."""
+    pen, seoul, busan = Pen(), Region(SEOUL), Region(BUSAN)
+    store = await reopen(path)
+    await store.apply(seoul.each(pen.message("checkpointed")), NOW_MS)
+    await store.checkpoint()
+    cut = path.with_name("cut.db")
+    shutil.copy(path, cut)
+    cut.with_name("cut.db-wal").touch()  # of what comes now nothing reaches the disk
+    await store.apply(seoul.each(pen.message("taken"), pen.message("taken, too")), NOW_MS)
+    had = await store.export("", 0, 10)
+    again = await reopen(cut)
+    assert await shown(again) == ["checkpointed"]
+    await again.apply(busan.each(pen.message("instead")), NOW_MS)
+    news = await again.export(had.life, had.next_change, 10)
+    assert "instead" in texts(row.event for row in news.rows)
+
+
 async def test_a_cancelled_caller_leaves_file_and_memory_in_step(path: Path, reopen: Open) -> None:
     store = await reopen(path)
     entries = Region(SEOUL).each(*[Pen().message(str(n)) for n in range(50)])

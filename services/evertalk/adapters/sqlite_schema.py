@@ -128,8 +128,9 @@ def prepare(
 
     Args:
         shards: of the cluster; fixed when the file is made.
-        new_life: names the life of a file that is made now.
-        suspect: it was not closed in order: read all of it before it is trusted.
+        new_life: names the life of a file that is made now, or suspect.
+        suspect: it was not closed in order: read all of it before it is trusted. It begins another life: a power
+            cut may have taken changes that others know by number, and their numbers are given again (R9).
 
     Raises:
         StoreError: no store, of a newer schema, of another number of shards, or damaged.
@@ -153,7 +154,10 @@ def prepare(
             raise
     if suspect:
         sqlite_checks.check(db, str(path))
-    db.execute("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0)", (new_life(), shards))
+    life = new_life()
+    db.execute("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0)", (life, shards))
+    if suspect:
+        db.execute("UPDATE meta SET life = ?", (life,))
     made_with = db.execute("SELECT shards FROM meta").fetchone()[0]
     if made_with != shards and not db.execute("SELECT EXISTS (SELECT 1 FROM cursors)").fetchone()[0]:
         db.execute("UPDATE meta SET shards = ?", (shards,))  # a start with a wrong number that came to nothing

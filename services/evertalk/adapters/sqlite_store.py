@@ -62,7 +62,7 @@ class SqliteStore:
         """Open the store in `path`, or make it; its folder must exist. One that was not closed in order is read whole.
 
         Args:
-            ids: names the life of a file that is made now.
+            ids: names the life of a file that is made now, or was not closed in order.
             shards: of the cluster.
 
         Raises:
@@ -74,8 +74,12 @@ class SqliteStore:
         async with AsyncExitStack() as stack:
             writer = await connect(path, WRITER, damaged)
             stack.push_async_callback(writer.close)
-            await writer.run(lambda db: check_wal(db, path))
-            await writer.run(lambda db: prepare(db, path, shards, ids.ulid, crashed))
+
+            def make_fit(db: sqlite3.Connection) -> None:
+                check_wal(db, path)
+                prepare(db, path, shards, ids.ulid, crashed)
+
+            await writer.run(make_fit)  # at once: closing removes the sign of a crash, also where a start is cancelled
             writing = await writer.run(Writer)
             readers = []
             for _ in range(2):
@@ -92,7 +96,7 @@ class SqliteStore:
 
     @property
     def life(self) -> str:
-        """Made when the file is made."""
+        """Made when the file is made, or opened after a crash."""
         return self._writing.life
 
     @property

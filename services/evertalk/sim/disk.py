@@ -59,6 +59,7 @@ class Disk:
 
     def __init__(self, shards: int, rng: random.Random) -> None:
         self.shards, self.rng = shards, rng
+        self.in_use = False  # opened, and not closed in order since
         self.db = _open(_template(shards))
         self._synced = self.db.serialize()
         self._later = b""
@@ -137,7 +138,12 @@ class SimStore(SqliteStore):
     async def start(cls, process: Process, disk: Disk, ids: Ids) -> SimStore:
         """Open what is on the disk."""
         writer = DiskRunner(process, disk, writes=True)
-        await writer.run(lambda db: prepare(db, Path(process.name), disk.shards, ids.ulid))
+
+        def open_file(db: sqlite3.Connection) -> None:
+            prepare(db, Path(process.name), disk.shards, ids.ulid, suspect=disk.in_use)
+            disk.in_use = True
+
+        await writer.run(open_file)
         writing = await writer.run(Writer)
         readers = (DiskRunner(process, disk), DiskRunner(process, disk))
         store = cls(AsyncExitStack(), writer, writing, readers, disk.shards)
@@ -151,6 +157,13 @@ class SimStore(SqliteStore):
             return vector
 
         return await self._writer.run(whole)
+
+    async def close(self) -> None:
+        def whole(db: sqlite3.Connection) -> None:
+            self._disk.checkpointed()
+            self._disk.in_use = False
+
+        await self._writer.run(whole)
 
 
 class SimOutbox:

@@ -285,6 +285,7 @@ class World:
         await parts.run(server, stop)
         if not stop.is_set():
             self.fail(f"{node.name} stopped by itself")
+        await store.close()
         process.kill()
 
     def start_replicators(self, name: str) -> None:
