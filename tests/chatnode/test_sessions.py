@@ -15,7 +15,7 @@ from evertalk.core.clock import pack
 from evertalk.core.errors import Code
 from evertalk.core.ids import shard_of
 from evertalk.core.model import Role, Row
-from evertalk.core.vector import Vector
+from evertalk.core.vector import Hole, Vector
 from tests.adapters.store_helpers import ANNA, BORIS, CHLOE, NOW_MS, ROOM, SHARDS, Pen
 from tests.chatnode.world import DORA, Desk, club, signed
 
@@ -395,6 +395,29 @@ async def test_a_session_hears_of_the_replication_of_what_another_stream_of_it_h
     anna.beat(awaiting=Vector({elsewhere: 7}))
     await anna.until(lambda: any(decode_vector(f.replicated)[elsewhere] == 9 for f in anna.frames))
     await anna.hang_up()
+    assert not d.hub._awaiting
+
+
+async def test_what_a_folded_origin_acknowledged_behind_its_end_is_told_as_a_hole(d: Desk, pen: Pen) -> None:
+    """Its region burned with it, and no later entry shows the gap: whoever sent it would wait for ever."""
+    some, none = ("busan-01B", 0), ("busan-01B", 1)  # of one shard something is left
+    async with d.node.writing:
+        await d.store.finish_import("busan-1", "life", 1, Vector({some: 7}), ())
+    anna, boris = d.call(ANNA, awaiting=Vector({some: 11})), d.call(BORIS, awaiting=Vector({none: 2}))
+    for line in (anna, boris):
+        assert not decode_vector((await line.greeted()).replicated)
+
+    d.region.folded = ["busan-01B"]
+    await d.wrote(pen.message("so that the node looks"))
+    await anna.until(lambda: any(f.HasField("replicated") for f in anna.frames))
+    await boris.until(lambda: any(f.HasField("replicated") for f in boris.frames))
+    told = [decode_vector(f.replicated) for line in (anna, boris) for f in line.frames if f.HasField("replicated")]
+    assert told == [Vector({some: 11}, [Hole(*some, 8, 11)]), Vector({none: 2}, [Hole(*none, 1, 2)])]
+    later = d.call(ANNA, awaiting=Vector({some: 9}))
+    assert decode_vector((await later.greeted()).replicated) == Vector({some: 9}, [Hole(*some, 8, 9)])
+    assert not d.node.is_replicated(some, 8)
+    for line in (anna, boris, later):
+        await line.hang_up()
     assert not d.hub._awaiting
 
 

@@ -26,7 +26,7 @@ from evertalk.chatnode.node import Node
 from evertalk.chatnode.tail import Tailer
 from evertalk.core.clock import pack
 from evertalk.core.errors import Code, LogError, Refused
-from evertalk.core.ids import shard_of
+from evertalk.core.ids import region_of, shard_of
 from evertalk.core.model import Applied, Event, Message, Record, Stream
 from evertalk.core.replication import Watermarks
 from evertalk.core.vector import Key, Vector
@@ -73,6 +73,7 @@ class FakeRegion:
         self.open = asyncio.Event()  # cleared: appends wait
         self.open.set()
         self.next: list[LogError] = []  # what happens to the next appends instead
+        self.folded: list[str] = []  # origins of other regions that are
         self._last: dict[Stream, int] = {}
         self._moved = asyncio.Event()
 
@@ -122,7 +123,9 @@ class FakeRegion:
         except TimeoutError:
             found = []
         origins = {f"{REGION}-{n:026d}": "open" if n == self.lives else "closed" for n in range(1, self.lives + 1)}
-        return Read(found, origins={o: OriginInfo(o, REGION, state, ()) for o, state in origins.items()})
+        known = {o: OriginInfo(o, REGION, state, ()) for o, state in origins.items()}
+        known |= {o: OriginInfo(o, region_of(o), "folded", ()) for o in self.folded}
+        return Read(found, origins=known)
 
     async def close(self) -> None: ...
 

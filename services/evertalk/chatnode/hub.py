@@ -95,6 +95,7 @@ class Hub:
     def hello(self, session: Session) -> chat_pb2.HelloReply:
         """The first frame of a session."""
         node = self.node
+        awaited = {key: node.replicated(key, position) for key, position in session.awaiting.items()}
         return chat_pb2.HelloReply(
             node=node.settings.node,
             region=node.settings.region,
@@ -105,7 +106,7 @@ class Hub:
             endpoints=self.endpoints(),
             peers_live=bool(node.live_peers()),
             account=session.account,
-            replicated=encode_vector(node.replicated_of({k: node.replicated(k) for k in session.awaiting})),
+            replicated=encode_vector(node.replicated_of(awaited)),
             marker=encode_vector(session.marked) if session.fresh else None,
         )
 

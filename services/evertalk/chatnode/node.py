@@ -215,16 +215,26 @@ class Node:
         if pending is not None and pending[0] == event.id:
             del self.pending_rights[event.scope]
 
-    def replicated(self, key: Key) -> int:
-        """Position up to which (origin, shard) is REPLICATED; a folded origin is, as far as anything of it is left."""
+    def replicated(self, key: Key, awaited: int = 0) -> int:
+        """Position up to which (origin, shard) is REPLICATED; a folded origin is, as far as anything of it is left.
+
+        Args:
+            awaited: in a folded origin it is reached too, though maybe as lost: `replicated_of` tells.
+        """
         if key[0] in self.store.folded:
-            return self.store.vector[key]
+            return max(self.store.vector[key], awaited)
         return self.marks.replicated(*key)
 
     def replicated_of(self, positions: Mapping[Key, int]) -> Vector:
         """These positions, as what is REPLICATED: without what this store, or one that publishes itself, lacks."""
         vectors = [self.store.vector, *(store.vector for store in self.stores)]
-        return Vector(positions, {h for key in positions for vector in vectors for h in vector.holes_of(*key)})
+        holes = {h for key in positions for vector in vectors for h in vector.holes_of(*key)}
+        return Vector(positions, holes | self._behind_the_end(positions))
+
+    def _behind_the_end(self, positions: Mapping[Key, int]) -> set[Hole]:
+        """What folded origins acknowledged and nobody else heard of: it burned, and no later entry shows the gap."""
+        mine, folded = self.store.vector, self.store.folded
+        return {Hole(*k, mine[k] + 1, last) for k, last in positions.items() if k[0] in folded and last > mine[k]}
 
     def is_replicated(self, key: Key, position: int) -> bool:
         """True if this position of (origin, shard) is REPLICATED."""

@@ -286,7 +286,7 @@ class Session:
     def _add_replicated(self, head: chat_pb2.SessionResponse) -> bool:
         moved: dict[Key, int] = {}
         for key, position in list(self.awaiting.items()):
-            mark = self._node.replicated(key)
+            mark = self._node.replicated(key, position)
             if mark > self._told[key]:
                 self._told.advance(*key, mark)
                 moved[key] = mark

@@ -140,7 +140,7 @@ class Tailer:
             async with node.writing:
                 await node.store.fold(folded)
             node.marks.drop(folded)
-            self._audience.watermarks_moved({k for k, _ in node.store.vector if k[0] in folded})
+            self._audience.watermarks_moved({(o, shard) for o in folded for shard in range(node.settings.shards)})
             for key in [k for k in self._read if k[0] in folded]:
                 del self._read[key]
                 self.gaps.pop(key, None)
