@@ -13,11 +13,11 @@ from evertalk.core import limits
 from evertalk.core.board import Watermark
 from evertalk.core.clock import pack
 from evertalk.core.errors import Code
-from evertalk.core.ids import shard_of
+from evertalk.core.ids import group_scope, shard_of
 from evertalk.core.model import Role, Row
 from evertalk.core.vector import Hole, Vector
 from tests.adapters.store_helpers import ANNA, BORIS, CHLOE, NOW_MS, ROOM, SHARDS, Pen
-from tests.chatnode.world import DORA, Desk, club, signed
+from tests.chatnode.world import BUSAN, DORA, Desk, club, signed
 
 
 class Gate:
@@ -284,6 +284,26 @@ async def test_a_resume_brings_what_was_missed_then_what_is_new_each_once(
     d.hub.beat_all()
     await back.until(lambda: back.have().reaches(reached))
     assert back.texts() == ["missed 0", "missed 1", "missed 2", "new"]
+
+
+async def test_who_made_a_conversation_has_not_just_joined_it_when_she_resumes(d: Desk, pen: Pen) -> None:
+    """Its creation is not sent to her, for it is her own: what busan says in it must mark the creation, too (R13)."""
+    anna = await d.opened(ANNA)
+    made = pen.conversation()
+    made = signed(dataclasses.replace(made, scope=group_scope(ANNA, made.id)), anna)
+    talk = Pen(made.scope, pen.number)
+    anna.say(made)
+    await anna.answered(1)
+    shard, position = anna.acks()[1]
+    await d.applied(Vector({(d.region.origin, shard): position}))
+    said = await d.wrote(talk.message("said in busan", BORIS), origin=BUSAN)
+    await anna.until(lambda: anna.have().reaches(said))
+    await anna.hang_up()
+    await d.wrote(talk.message("missed", BORIS))
+    back = await d.opened(ANNA, anna.session, anna.have())
+    await back.sees("missed")
+    assert anna.texts() == ["said in busan"]
+    assert back.texts() == ["missed"]
 
 
 async def test_what_is_said_while_a_resume_waits_for_its_need_comes_once(

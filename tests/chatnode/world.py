@@ -36,6 +36,7 @@ from tests.adapters.store_helpers import NOW_MS, ROOM, SHARDS, account
 
 PATIENCE_S = 20.0
 REGION = "seoul"
+BUSAN = f"busan-{1:026d}"
 DORA = account("dora")
 #: A second conversation, in another shard than ROOM.
 CLUB = next(s for n in range(99) if shard_of(s := account(f"#club{n}"), SHARDS) != shard_of(ROOM, SHARDS))
@@ -65,7 +66,10 @@ class FakeClock:
 
 
 class FakeRegion:
-    """A region's Redis in memory: the Log and the Tail port in one. Entries come in the order they were written."""
+    """A region's Redis in memory: the Log and the Tail port in one. Entries come in the order they were written.
+
+    It mirrors one origin of busan.
+    """
 
     def __init__(self) -> None:
         self.lives = 1
@@ -81,16 +85,16 @@ class FakeRegion:
     def origin(self) -> str:
         return f"{REGION}-{self.lives:026d}"
 
-    def write(self, *events: Event, accepted_ms: int = NOW_MS) -> list[RawEntry]:
-        """As another node of the region: an entry per event."""
+    def write(self, *events: Event, accepted_ms: int = NOW_MS, origin: str = "") -> list[RawEntry]:
+        """As another node of the region, or into busan's mirror: an entry per event."""
         found = []
         for event in events:
             batch = encode_batch([Record(event, pack(accepted_ms))])
-            found.append(self._put(shard_of(event.scope, SHARDS), batch))
+            found.append(self._put(shard_of(event.scope, SHARDS), batch, origin))
         return found
 
-    def _put(self, shard: int, payload: bytes) -> RawEntry:
-        stream = Stream(self.origin, shard)
+    def _put(self, shard: int, payload: bytes, origin: str = "") -> RawEntry:
+        stream = Stream(origin or self.origin, shard, mirror=bool(origin))
         self._last[stream] = self._last.get(stream, 0) + 1
         entry = RawEntry(stream, self._last[stream], payload)
         self.written.append(entry)
@@ -125,7 +129,7 @@ class FakeRegion:
         origins = {f"{REGION}-{n:026d}": "open" if n == self.lives else "closed" for n in range(1, self.lives + 1)}
         known = {o: OriginInfo(o, REGION, state, ()) for o, state in origins.items()}
         known |= {o: OriginInfo(o, region_of(o), "folded", ()) for o in self.folded}
-        return Read(found, origins=known)
+        return Read(found, origins=known | {BUSAN: OriginInfo(BUSAN, "busan", "open", ())})
 
     async def close(self) -> None: ...
 
@@ -302,10 +306,10 @@ class Desk:
         await line.greeted()
         return line
 
-    async def wrote(self, *events: Event) -> Vector:
-        """Events of another node of the region, once they are applied and handed out here."""
+    async def wrote(self, *events: Event, origin: str = "") -> Vector:
+        """Events of another node of the region, or of busan, once they are applied and handed out here."""
         reached = Vector()
-        for entry in self.region.write(*events):
+        for entry in self.region.write(*events, origin=origin):
             reached.advance(entry.stream.origin, entry.stream.shard, entry.position)
         await self.applied(reached)
         return reached

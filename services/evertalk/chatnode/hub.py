@@ -208,7 +208,7 @@ class Hub:
                 if sessions and role != Role.NONE and member in told:
                     delivery = delivery or delivery_field(one)
                     for session in sessions:
-                        session.deliver(key, event, delivery)
+                        session.deliver(key, one.position, event, delivery)
 
     async def _joined(self, one: Applied, key: Key, ahead: set[tuple[bytes, bytes]], were_in: set[bytes]) -> None:
         """A creation or membership: to every member; who is new gets a page of history before it counts (R13).
@@ -235,14 +235,13 @@ class Hub:
         page: list[tuple[Event, bytes]] = []
         if any(account in self._by_account for account in joined):
             rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
-            page = _newest([(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead])
+            page = [(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead]
         for account in concerned:
             for session in self._by_account.get(account, ()):
-                session.deliver(key, event, delivery)
+                session.deliver(key, one.position, event, delivery)
                 if account in joined:
                     for earlier, field in page:
-                        session.deliver(key, earlier, field)
-                    session.joined(key, one.position)
+                        session.deliver(key, one.position, earlier, field)
 
     # ------------------------------------------------------------ watermarks
 
@@ -271,12 +270,3 @@ class Hub:
             waiting.pop(session, None)
             if not waiting:
                 del self._awaiting[key]
-
-
-def _newest(page: list[tuple[Event, bytes]]) -> list[tuple[Event, bytes]]:
-    """As much of a join page, from its newest end, as a session's queue takes well; History has the rest."""
-    size, start = 0, len(page)
-    while start and size + len(page[start - 1][1]) <= limits.SESSION_QUEUE_BYTES // 4:
-        start -= 1
-        size += len(page[start][1])
-    return page[start:]

@@ -45,8 +45,8 @@ class Session:
         self._again = asyncio.Event()
         self._overflowed = False
         self._acks_origin = ""
-        self._deliveries: deque[tuple[Key, bytes]] = deque()
-        self._joined: list[tuple[str, int, int]] = []  # (origin, shard, position) that brought a page, no marker yet
+        self._deliveries: deque[tuple[Key, int, bytes]] = deque()  # with the position behind which each may be marked
+        self._unmarked: dict[Key, int] = {}  # highest position of each that was sent and is in no marker
         self._queued_bytes = 0
         self._seqs: list[tuple[int, int, int]] = []  # (seq, shard, position), acks to go out
         self._refusal: chat_pb2.Refusal | None = None
@@ -201,11 +201,11 @@ class Session:
 
     # ------------------------------------------------------------ out
 
-    def deliver(self, key: Key, event: Event, delivery: bytes) -> None:
+    def deliver(self, key: Key, position: int, event: Event, delivery: bytes) -> None:
         """Queue one pre-serialized delivery (a frame field of its own), or cut a reader that has stalled."""
         if self.ended.done() or self._own(event):
             return
-        self._deliveries.append((key, delivery))
+        self._deliveries.append((key, position, delivery))
         self._queued_bytes += len(delivery)
         if self._queued_bytes > limits.SESSION_QUEUE_BYTES:
             self._empty_queue()
@@ -215,10 +215,6 @@ class Session:
                 self.cut(Refused(Code.SLOW_READER, "this session reads too slowly: reconnect to resume", 500))
             return
         self._wake.set()
-
-    def joined(self, key: Key, position: int) -> None:
-        """A page was queued behind what stands at this position."""
-        self._joined.append((*key, position))
 
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
@@ -298,37 +294,37 @@ class Session:
         return bool(moved)
 
     def _add_deliveries(self, head: chat_pb2.SessionResponse, parts: list[bytes]) -> bool:
-        fanned = self._node.fanned
-        keys: set[Key] = set()
         size = 0
         while self._deliveries and size < _FRAME_BYTES:
-            key, delivery = self._deliveries.popleft()
+            key, position, delivery = self._deliveries.popleft()
             self._queued_bytes -= len(delivery)
             size += len(delivery)
-            keys.add(key)
+            self._unmarked[key] = max(position, self._unmarked.get(key, 0))
             parts.append(delivery)
         self._hub.node.counters.delivered += len(parts)
         if self._deliveries:
             return True  # no marker before the last of them
-        if self._heartbeat:
-            keys.update(k for k, p in fanned if p > self.marked[k])
-        if self._joined:
-            keys |= self._paged()
-        marker = _part(fanned, {k for k in keys if fanned[k] > self.marked[k]})
+        if self._unmarked or self._heartbeat:
+            marker = self._marker()
+            if marker:
+                head.marker.CopyFrom(encode_vector(marker))
+                return True
+        return bool(parts)
+
+    def _marker(self) -> Vector:
+        """What has moved since the last one, all origins of a shard at once (R13).
+
+        `have` beyond what was said in a conversation, and below its creation (an own one is never delivered), would
+        look like one who has just joined; beyond a joining and below what its page left to History, a resume would
+        bring that, behind what answers it.
+        """
+        fanned = self._node.fanned
+        shards = {shard for _, shard in self._unmarked}
+        marker = _part(fanned, {k for k, p in fanned if (self._heartbeat or k[1] in shards) and p > self.marked[k]})
         for (origin, shard), position in marker:
             self.marked.advance(origin, shard, position)
-        if marker:
-            head.marker.CopyFrom(encode_vector(marker))
-        return bool(parts or marker)
-
-    def _paged(self) -> set[Key]:
-        """The marker that passes a joining passes all of its shard, or a resume would bring what its page left to
-        History, behind what answers it (R13)."""
-        fanned = self._node.fanned
-        passed = {joined for joined in self._joined if fanned.holds(*joined)}
-        self._joined = [joined for joined in self._joined if joined not in passed]
-        shards = {shard for _, shard, _ in passed}
-        return {key for key, _ in fanned if key[1] in shards}
+        self._unmarked = {k: p for k, p in self._unmarked.items() if p > fanned[k]}  # amid a fan-out or an import
+        return marker
 
     # ------------------------------------------------------------ resume
 
