@@ -9,12 +9,13 @@ import pytest
 from evertalk.adapters import wire
 from evertalk.client import Client, Connected, Gap, What
 from evertalk.core.errors import Code, NotReplicated, PeerUnavailable, Refused, SendFailed, SendUnknown
+from evertalk.core.ids import shard_of
 from evertalk.core.model import Applied, Durability, Edit, Level, Message, Receipt
 from evertalk.core.token import Token
 from evertalk.core.vector import Vector
 from evertalk.v1 import chat_pb2
 from tests.client.virtual import virtual
-from tests.client.world import ALICE, BOB, OTHER_ROOM, ROOM, World, refuse
+from tests.client.world import ALICE, BOB, OTHER_ROOM, ROOM, SHARDS, World, refuse
 
 
 async def take(chat: Client, count: int) -> list[str]:
@@ -219,6 +220,28 @@ async def test_after_a_crash_what_comes_again_by_another_origin_is_not_shown_twi
     async with world.client(token=kept) as again:
         world["busan-1"].deliver(message, world.message("new"))
         assert await take(again, 1) == ["new"]
+
+
+@virtual
+async def test_after_a_crash_amid_the_page_of_a_joining_only_the_rest_of_it_is_shown() -> None:
+    """A page may lie below `have`; it comes again until a marker has passed the joining that brought it (R13)."""
+    world = World()
+    old = [world.message(f"old {n}") for n in range(3)]
+    key = world.seoul.origin, shard_of(ROOM, SHARDS)
+    rows = [Applied(event, event.hlc, *key, world.seoul.append(event)[1]) for event in old]
+    page = [wire.encode_delivery(row) for row in rows]
+    async with world.client() as chat:
+        world.replicate()
+        world["seoul-1"].stream.say(deliveries=page)
+        assert await take(chat, 1) == ["old 0"]
+        kept = chat.token()
+    async with world.client(token=kept) as again:
+        world.replicate()
+        await settle()
+        kept = again.token()
+    async with world.client(token=kept) as again:
+        world["seoul-1"].stream.say(deliveries=page)
+        assert await take(again, 2) == ["old 1", "old 2"]
 
 
 @virtual

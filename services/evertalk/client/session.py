@@ -137,8 +137,6 @@ class Session:
         """The token: exactly what the application has taken, and own acks."""
         token = self._token
         token.hlc = max(token.hlc, self._hybrid.last)
-        if token.have is not None:
-            token.delivered.prune(self._replicated, token.have)
         return token.to_bytes()
 
     def hello(self) -> chat_pb2.Hello:
@@ -299,6 +297,7 @@ class Session:
         if isinstance(item, Vector):
             token.have = token.have or Vector()
             token.have.absorb(item)
+            # Only here: a page of a joining may lie below `have`, and comes again until a marker behind it was taken.
             token.delivered.prune(self._replicated, token.have)
             return
         event = item.event
