@@ -216,9 +216,9 @@ async def test_who_joined_is_not_brought_what_the_page_left_to_history_when_she_
 ) -> None:
     """The page has the answer and no room for its question, of another origin; it is sent before markers may pass what
     it came with (R11, R13)."""
-    monkeypatch.setattr(limits, "SESSION_QUEUE_BYTES", 4000)
+    monkeypatch.setattr(limits, "JOIN_PAGE", 1)
     dora = await d.opened(DORA)
-    question = Row(pen.message("question " + "x" * 1000), pack(NOW_MS), (("busan-01B", 1),))
+    question = Row(pen.message("question"), pack(NOW_MS), (("busan-01B", 1),))
     answer = Row(pen.message("answer", BORIS), pack(NOW_MS), (("busan-01C", 1),))
     joining = Row(pen.membership(DORA, Role.MEMBER, 1), pack(NOW_MS), (("busan-01C", 2),))
     shard = shard_of(ROOM, SHARDS)
@@ -239,6 +239,20 @@ async def test_who_joined_is_not_brought_what_the_page_left_to_history_when_she_
     back = await d.opened(DORA, dora.session, dora.have())
     await back.until(lambda: any(f.HasField("marker") for f in back.frames))  # it has caught up
     assert back.texts() == []
+
+
+async def test_a_page_that_is_more_than_a_queue_takes_comes_whole(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSION_QUEUE_BYTES", 4000)
+    dora = await d.opened(DORA)
+    said = [f"{n} " + "x" * 1000 for n in range(limits.JOIN_PAGE + 1)]
+    await d.wrote(*(pen.message(text, BORIS) for text in said))
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 1))
+    await dora.sees(said[-1])
+    await d.wrote(pen.message("welcome"))
+    await dora.sees("welcome")
+    assert dora.texts() == [*said[1:], "welcome"]
 
 
 async def test_who_has_been_added_and_removed_again_since_is_shown_nothing(d: Desk, pen: Pen) -> None:
@@ -304,6 +318,28 @@ async def test_who_made_a_conversation_has_not_just_joined_it_when_she_resumes(d
     await back.sees("missed")
     assert anna.texts() == ["said in busan"]
     assert back.texts() == ["missed"]
+
+
+async def test_what_she_was_shown_elsewhere_does_not_come_again_when_this_node_catches_up(d: Desk, pen: Pen) -> None:
+    """Its token may have let go of it: what is replicated and at or below `have` can come no more (P3)."""
+    key = (BUSAN, shard_of(ROOM, SHARDS))
+    have = d.node.fanned.copy()
+    have.absorb(Vector({key: 2}, [Hole(*key, 1, 1)]))
+    back = await d.opened(ANNA, have=have)
+    await d.wrote(pen.message("passed over", BORIS), origin=BUSAN)
+    await d.wrote(pen.message("shown elsewhere", BORIS), origin=BUSAN)
+    await d.wrote(pen.message("new", BORIS), origin=BUSAN)
+    await back.sees("new")
+    assert back.texts() == ["passed over", "new"]
+
+
+async def test_what_have_had_passed_before_she_joined_comes_also_when_this_node_hears_of_it_late(
+    d: Desk, pen: Pen
+) -> None:
+    back = await d.opened(DORA, have=Vector({(BUSAN, shard_of(ROOM, SHARDS)): 1}))
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 1))
+    await d.wrote(pen.message("of before", BORIS), origin=BUSAN)
+    await back.sees("of before")
 
 
 async def test_what_is_said_while_a_resume_waits_for_its_need_comes_once(

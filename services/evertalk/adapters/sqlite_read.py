@@ -134,19 +134,9 @@ def whole(db: sqlite3.Connection, shards: int, number: int, limit: int) -> list[
         for kind in (Kind.CONVERSATION, Kind.MEMBERSHIP, Kind.TITLE)
         for row in db.execute(OF_KIND, (number, int(kind)))
     ]
-    messages = _fitting([applied(row, shards) for row in _newest(db, number, None, limit)[0]])
+    messages = [applied(row, shards) for row in _newest(db, number, None, limit)[0]]
     receipts = [applied(row, shards) for row in db.execute(OF_KIND, (number, int(Kind.RECEIPT)))]
     return first + messages + dependents(db, shards, number, [m.event for m in messages]) + receipts
-
-
-def _fitting(messages: list[Applied]) -> list[Applied]:
-    """As many from their newest end as a session's queue takes well; History has the rest. Whoever resumes is brought
-    the same page as who is there, or what one cut off would come with the other, behind what answers it."""
-    size, start = 0, len(messages)
-    while start and size + len(messages[start - 1].event.raw) <= limits.SESSION_QUEUE_BYTES // 4:
-        start -= 1
-        size += len(messages[start].event.raw)
-    return messages[start:]
 
 
 def conversation(db: sqlite3.Connection, scope: bytes) -> ConversationState | None:

@@ -236,12 +236,17 @@ class Hub:
         if any(account in self._by_account for account in joined):
             rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
             page = [(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead]
+        fits = sum(len(field) for _, field in page) <= limits.SESSION_QUEUE_BYTES // 4
         for account in concerned:
             for session in self._by_account.get(account, ()):
                 session.deliver(key, one.position, event, delivery)
-                if account in joined:
-                    for earlier, field in page:
-                        session.deliver(key, one.position, earlier, field)
+                if account in joined and not session.had(key, one.position):
+                    session.joined(event.scope)
+                    if fits:
+                        for earlier, field in page:
+                            session.deliver(key, one.position, earlier, field)
+                    else:
+                        session.refresh()
 
     # ------------------------------------------------------------ watermarks
 

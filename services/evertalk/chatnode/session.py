@@ -25,6 +25,7 @@ Write = Callable[[bytes | chat_pb2.SessionResponse], Awaitable[None]]
 _FRAME_BYTES = 256 * 1024
 _AWAITING_MAX = 1024
 _RESUME_PAGE = 200
+_JOININGS = frozenset({Kind.CONVERSATION, Kind.MEMBERSHIP})
 
 
 class Session:
@@ -58,6 +59,8 @@ class Session:
         self.outlived = not hello.fresh and 0 < ms_of(hello.hlc) < hub.node.region_time_ms() - limits.MAX_AGE_MS
         self.fresh = hello.fresh or self.outlived
         self._resuming = not self.fresh
+        self._had = Vector() if self.fresh else decode_vector(hello.have)
+        self._joined: set[bytes] = set()  # conversations of which a page was sent: `have` says nothing of them
         self.marked = hub.node.fanned.copy() if self.fresh else decode_vector(hello.have)
         #: (origin, shard) -> highest acked position not yet told to be replicated
         self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
@@ -203,7 +206,7 @@ class Session:
 
     def deliver(self, key: Key, position: int, event: Event, delivery: bytes) -> None:
         """Queue one pre-serialized delivery (a frame field of its own), or cut a reader that has stalled."""
-        if self.ended.done() or self._own(event):
+        if self.ended.done() or self._own(event) or (event.scope not in self._joined and self.had(key, position)):
             return
         self._deliveries.append((key, position, delivery))
         self._queued_bytes += len(delivery)
@@ -215,6 +218,14 @@ class Session:
                 self.cut(Refused(Code.SLOW_READER, "this session reads too slowly: reconnect to resume", 500))
             return
         self._wake.set()
+
+    def had(self, key: Key, position: int) -> bool:
+        """True if it was shown what stands there before it came: this node lagged behind its last one."""
+        return self._had.holds(*key, position)
+
+    def joined(self, scope: bytes) -> None:
+        """It gets a page of this conversation: whatever `have` had passed of it before was not for it."""
+        self._joined.add(scope)
 
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
@@ -329,7 +340,8 @@ class Session:
     # ------------------------------------------------------------ resume
 
     def refresh(self) -> None:
-        """Something was handed out before this session opened that no marker had named: go through the store again."""
+        """Something was handed out before this session opened that no marker had named, or is more than its queue
+        takes: go through the store again."""
         self._resuming = True
         self._again.set()
 
@@ -373,6 +385,7 @@ class Session:
             async with self._hub.door.resumes:
                 page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
             start, after = start or page.vector, page.next
+            self._joined.update(one.event.scope for one in page.events if one.event.kind in _JOININGS)
             fields = [delivery_field(one) for one in page.events if not self._own(one.event)]
             self._node.counters.delivered += len(fields)
             if after is None:

@@ -12,7 +12,6 @@ from evertalk.sim.allowance import Troubles
 from evertalk.sim.people import Person, Wait
 from evertalk.sim.world import NodeHost
 
-_WHOLE_PAGE_BYTES = 100_000
 DENIED_S = 6.0  # whose share of hedges is spent, by faults one after the other, is with a silent node for two seconds
 WAIT_S = 3.0  # P6: two seconds; and some, for delays on simulated ways that come one on top of the other
 
@@ -39,8 +38,6 @@ def unshown(
             if person.account not in members[scope] or person.account in moved[scope]:
                 continue
             joined = person.account not in founders[scope]
-            if joined and limits.SESSION_QUEUE_BYTES < _WHOLE_PAGE_BYTES:
-                continue  # it got as much of the page as its queue takes
             for one in messages[-limits.JOIN_PAGE :] if joined else messages:
                 event = one.event
                 own = event.session == run.session
