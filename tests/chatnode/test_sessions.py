@@ -342,6 +342,47 @@ async def test_what_have_had_passed_before_she_joined_comes_also_when_this_node_
     await back.sees("of before")
 
 
+async def test_who_was_taken_back_is_told_what_was_said_while_she_was_out_also_if_that_is_heard_of_last(
+    d: Desk, pen: Pen
+) -> None:
+    """`have` names it, from a node where she was out; here she has never been."""
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 1))
+    have = d.node.fanned.copy()
+    have.absorb(Vector({(BUSAN, shard_of(ROOM, SHARDS)): 2}))
+    back = await d.opened(DORA, have=have)
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 3))
+    await d.wrote(pen.membership(DORA, Role.NONE, 2), pen.message("while she was out", BORIS), origin=BUSAN)
+    await back.sees("while she was out")
+
+
+async def test_that_somebody_else_came_in_meanwhile_brings_nothing_again(d: Desk, pen: Pen) -> None:
+    have = d.node.fanned.copy()
+    have.absorb(Vector({(BUSAN, shard_of(ROOM, SHARDS)): 1}))
+    await d.wrote(pen.membership(DORA, Role.MEMBER, 1))
+    back = await d.opened(ANNA, have=have)
+    await back.until(lambda: any(frame.HasField("marker") for frame in back.frames))
+    await d.wrote(pen.message("shown elsewhere", BORIS), origin=BUSAN)
+    await d.wrote(pen.message("new", BORIS), origin=BUSAN)
+    await back.sees("new")
+    assert back.texts() == ["new"]
+
+
+async def test_what_she_was_shown_of_another_copy_does_not_come_again_with_an_import(d: Desk, pen: Pen) -> None:
+    shard = shard_of(ROOM, SHARDS)
+    have = d.node.fanned.copy()
+    have.absorb(Vector({("busan-01C", shard): 1}))
+    back = await d.opened(ANNA, have=have)
+    both = (("busan-01B", 1), ("busan-01C", 1))
+    async with d.node.writing:
+        await d.tailer.import_rows([Row(pen.message("shown elsewhere", BORIS), pack(NOW_MS), both)])
+        vector = Vector({(origin, shard): position for origin, position in both})
+        await d.store.finish_import("busan-1", "life", 1, vector, ())
+        d.tailer.import_finished()
+    await d.wrote(pen.message("new", BORIS))
+    await back.sees("new")
+    assert back.texts() == ["new"]
+
+
 async def test_what_is_said_while_a_resume_waits_for_its_need_comes_once(
     d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,8 +158,8 @@ class Merger:
         elif event.kind == Kind.CONVERSATION:
             assert isinstance(event.body, Conversation)
             self._index_members(place.id, event.body.members)
-        origin, position = copies[0]
-        return Applied(event, accepted_at, origin, place.shard, position, late, parent_missing)
+        (origin, position), *more = copies
+        return Applied(event, accepted_at, origin, place.shard, position, late, parent_missing, tuple(more))
 
     def place(self, scope: bytes) -> Place:
         """What is known of a scope; it gets a number if it has none."""

@@ -193,9 +193,8 @@ class Hub:
         ahead = {(one.event.sender, one.event.id) for one in applied}  # no page brings these
         for one in applied:
             event = one.event
-            key = (one.origin, one.shard)
             if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
-                await self._joined(one, key, ahead, were_in.setdefault(event.scope, set()))
+                await self._joined(one, ahead, were_in.setdefault(event.scope, set()))
                 continue
             ahead.discard((event.sender, event.id))
             rights = self.node.cached_rights(event.scope) or await self.node.rights(event.scope)
@@ -208,9 +207,9 @@ class Hub:
                 if sessions and role != Role.NONE and member in told:
                     delivery = delivery or delivery_field(one)
                     for session in sessions:
-                        session.deliver(key, one.position, event, delivery)
+                        session.deliver(one, event, delivery)
 
-    async def _joined(self, one: Applied, key: Key, ahead: set[tuple[bytes, bytes]], were_in: set[bytes]) -> None:
+    async def _joined(self, one: Applied, ahead: set[tuple[bytes, bytes]], were_in: set[bytes]) -> None:
         """A creation or membership: to every member; who is new gets a page of history before it counts (R13).
 
         Whoever was in (a role changes, somebody is added twice) has been told all: a page would be old news. `were_in`
@@ -223,11 +222,13 @@ class Hub:
         rights = await self.node.rights(event.scope)
         members = {m for m, role in rights.members.items() if role != Role.NONE} if rights else set()
         concerned, joined = members, members - were_in
+        taken_in: set[bytes] = set()  # maybe again: that it was out may not have been heard of here
         if isinstance(body, Membership):
             concerned = members | {body.account}
             # In by now, too: it may have been removed again in this batch, or the creation has not come yet.
             came = body.role != Role.NONE and (rights is None or body.account in members)
-            joined = {body.account} - were_in if came else set()
+            taken_in = {body.account} if came else set()
+            joined = taken_in - were_in
             if body.role == Role.NONE:
                 were_in.discard(body.account)
         were_in |= joined
@@ -236,17 +237,15 @@ class Hub:
         if any(account in self._by_account for account in joined):
             rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
             page = [(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead]
-        fits = sum(len(field) for _, field in page) <= limits.SESSION_QUEUE_BYTES // 4
         for account in concerned:
             for session in self._by_account.get(account, ()):
-                session.deliver(key, one.position, event, delivery)
-                if account in joined and not session.had(key, one.position):
+                session.deliver(one, event, delivery)
+                if session.had(one):
+                    continue
+                if account in taken_in | joined:
                     session.joined(event.scope)
-                    if fits:
-                        for earlier, field in page:
-                            session.deliver(key, one.position, earlier, field)
-                    else:
-                        session.refresh()
+                if account in joined:
+                    session.bring(one, page)
 
     # ------------------------------------------------------------ watermarks
 

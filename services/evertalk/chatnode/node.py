@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -229,12 +229,12 @@ class Node:
         """These positions, as what is REPLICATED: without what this store, or one that publishes itself, lacks."""
         vectors = [self.store.vector, *(store.vector for store in self.stores)]
         holes = {h for key in positions for vector in vectors for h in vector.holes_of(*key)}
-        return Vector(positions, holes | self._behind_the_end(positions))
+        return Vector(positions, holes | self._behind_the_end(positions, vectors))
 
-    def _behind_the_end(self, positions: Mapping[Key, int]) -> set[Hole]:
+    def _behind_the_end(self, positions: Mapping[Key, int], vectors: Sequence[Vector]) -> set[Hole]:
         """What folded origins acknowledged and nobody else heard of: it burned, and no later entry shows the gap."""
-        mine, folded = self.store.vector, self.store.folded
-        return {Hole(*k, mine[k] + 1, last) for k, last in positions.items() if k[0] in folded and last > mine[k]}
+        ends = {k: max(vector[k] for vector in vectors) for k in positions if k[0] in self.store.folded}
+        return {Hole(*k, end + 1, positions[k]) for k, end in ends.items() if positions[k] > end}
 
     def is_replicated(self, key: Key, position: int) -> bool:
         """True if this position of (origin, shard) is REPLICATED."""

@@ -14,7 +14,7 @@ from evertalk.core import accept, limits
 from evertalk.core.clock import ms_of
 from evertalk.core.errors import Code, LogError, Refused
 from evertalk.core.ids import shard_of
-from evertalk.core.model import Conversation, Event, Kind, Record
+from evertalk.core.model import Applied, Conversation, Event, Kind, Membership, Record
 from evertalk.core.vector import Key, Vector
 from evertalk.v1 import chat_pb2
 
@@ -25,7 +25,6 @@ Write = Callable[[bytes | chat_pb2.SessionResponse], Awaitable[None]]
 _FRAME_BYTES = 256 * 1024
 _AWAITING_MAX = 1024
 _RESUME_PAGE = 200
-_JOININGS = frozenset({Kind.CONVERSATION, Kind.MEMBERSHIP})
 
 
 class Session:
@@ -49,6 +48,7 @@ class Session:
         self._deliveries: deque[tuple[Key, int, bytes]] = deque()  # with the position behind which each may be marked
         self._unmarked: dict[Key, int] = {}  # highest position of each that was sent and is in no marker
         self._queued_bytes = 0
+        self._room_for_page = 0  # the largest page in the queue
         self._seqs: list[tuple[int, int, int]] = []  # (seq, shard, position), acks to go out
         self._refusal: chat_pb2.Refusal | None = None
         self._heartbeat = False
@@ -204,13 +204,17 @@ class Session:
 
     # ------------------------------------------------------------ out
 
-    def deliver(self, key: Key, position: int, event: Event, delivery: bytes) -> None:
-        """Queue one pre-serialized delivery (a frame field of its own), or cut a reader that has stalled."""
-        if self.ended.done() or self._own(event) or (event.scope not in self._joined and self.had(key, position)):
+    def deliver(self, with_: Applied, event: Event, delivery: bytes) -> None:
+        """Queue one pre-serialized delivery (a frame field of its own), or cut a reader that has stalled.
+
+        Args:
+            with_: what it comes with; markers may pass that when it has been sent.
+        """
+        if self.ended.done() or self._own(event) or (event.scope not in self._joined and self.had(with_)):
             return
-        self._deliveries.append((key, position, delivery))
+        self._deliveries.append(((with_.origin, with_.shard), with_.position, delivery))
         self._queued_bytes += len(delivery)
-        if self._queued_bytes > limits.SESSION_QUEUE_BYTES:
+        if self._queued_bytes > limits.SESSION_QUEUE_BYTES + self._room_for_page:
             self._empty_queue()
             if self._resuming:
                 self._overflowed = True  # another pass over the store will bring it
@@ -219,13 +223,27 @@ class Session:
             return
         self._wake.set()
 
-    def had(self, key: Key, position: int) -> bool:
-        """True if it was shown what stands there before it came: this node lagged behind its last one."""
-        return self._had.holds(*key, position)
+    def had(self, one: Applied) -> bool:
+        """True if it was shown this before it came: this node lagged behind its last one."""
+        if not self._had:
+            return False
+        copies = ((one.origin, one.position), *one.further)
+        return any(self._had.holds(origin, one.shard, position) for origin, position in copies)
 
     def joined(self, scope: bytes) -> None:
         """It gets a page of this conversation: whatever `have` had passed of it before was not for it."""
         self._joined.add(scope)
+
+    def bring(self, with_: Applied, page: list[tuple[Event, bytes]]) -> None:
+        """Queue a page, be it more than a queue takes otherwise: its bytes are shared by all who join."""
+        self._room_for_page = max(self._room_for_page, sum(len(field) for _, field in page))
+        for event, field in page:
+            self.deliver(with_, event, field)
+
+    def _joins(self, event: Event) -> bool:
+        """True if it may have brought this account in."""
+        body = event.body
+        return isinstance(body, Conversation) or (isinstance(body, Membership) and body.account == self.account)
 
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
@@ -315,6 +333,7 @@ class Session:
         self._hub.node.counters.delivered += len(parts)
         if self._deliveries:
             return True  # no marker before the last of them
+        self._room_for_page = 0
         if self._unmarked or self._heartbeat:
             marker = self._marker()
             if marker:
@@ -332,16 +351,14 @@ class Session:
         fanned = self._node.fanned
         shards = {shard for _, shard in self._unmarked}
         marker = _part(fanned, {k for k, p in fanned if (self._heartbeat or k[1] in shards) and p > self.marked[k]})
-        for (origin, shard), position in marker:
-            self.marked.advance(origin, shard, position)
+        self.marked.absorb(marker)  # with its holes: what fills them has not been sent
         self._unmarked = {k: p for k, p in self._unmarked.items() if p > fanned[k]}  # amid a fan-out or an import
         return marker
 
     # ------------------------------------------------------------ resume
 
     def refresh(self) -> None:
-        """Something was handed out before this session opened that no marker had named, or is more than its queue
-        takes: go through the store again."""
+        """Something was handed out before this session opened that no marker had named: go through the store again."""
         self._resuming = True
         self._again.set()
 
@@ -353,7 +370,8 @@ class Session:
         while True:
             await self._again.wait()
             self._again.clear()
-            await self._pass(self.marked)
+            self._resuming = True  # a pass that was under way has just said that it is over
+            await self._pass(self.marked.copy())
 
     async def _catch_up(self) -> None:
         node = self._node
@@ -385,12 +403,11 @@ class Session:
             async with self._hub.door.resumes:
                 page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
             start, after = start or page.vector, page.next
-            self._joined.update(one.event.scope for one in page.events if one.event.kind in _JOININGS)
+            self._joined.update(one.event.scope for one in page.events if self._joins(one.event))
             fields = [delivery_field(one) for one in page.events if not self._own(one.event)]
             self._node.counters.delivered += len(fields)
             if after is None:
-                for (origin, shard), position in start:
-                    self.marked.advance(origin, shard, position)
+                self.marked.absorb(start)
                 fields.append(chat_pb2.SessionResponse(marker=encode_vector(start)).SerializeToString())
             await self._send_parts(fields)
         return start

@@ -187,7 +187,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """An event that the store had not known, or whose slot it won: to be fanned out."""
+    """An event that the store had not known, or whose slot it won: to be fanned out.
+
+    `further` is ((origin, position), …) of other copies that came with it.
+    """
 
     event: Event
     accepted_at: int
@@ -196,6 +199,7 @@ class Applied:
     position: int
     late: bool = False
     parent_missing: bool = False
+    further: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
