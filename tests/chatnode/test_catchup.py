@@ -16,6 +16,7 @@ from evertalk.adapters.sqlite_store import SqliteStore
 from evertalk.adapters.tokens import Keyring, make_keys
 from evertalk.adapters.wire import decode_entry, encode_graves, encode_rows, encode_vector
 from evertalk.chatnode.catchup import CatchUp
+from evertalk.core import limits
 from evertalk.core.board import StoreEntry, StreamState
 from evertalk.core.errors import PeerUnavailable
 from evertalk.core.model import Stream
@@ -29,14 +30,18 @@ PEER = "busan-1"
 
 
 class Elsewhere:
-    """Another node's store, as Transport and Peer in one; `away`: it does not answer."""
+    """Another node's store, as Transport and Peer in one; `away`: it does not answer; `width`: the largest page, in
+    rows, that gets through."""
 
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.away = False
+        self.width = limits.EXPORT_PAGE
         self.asked: list[str] = []
+        self.addresses: list[str] = []
 
     def peer(self, address: str) -> Elsewhere:
+        self.addresses.append(address)
         return self
 
     async def call(self, method: str, request: Any, timeout_s: float, token: str = "") -> Any:
@@ -45,6 +50,8 @@ class Elsewhere:
         self.asked.append(method.rpartition("/")[2])
         if isinstance(request, cluster_pb2.StatusRequest):
             return cluster_pb2.StatusResponse(vector=encode_vector(self.store.vector))
+        if request.limit > self.width:
+            raise PeerUnavailable("the page did not come through in time")
         page = await self.store.export(request.life, request.after_change, 3)
         return cluster_pb2.ExportResponse(
             life=page.life, rows=encode_rows(page.rows), next_change=page.next_change, last=page.last,
@@ -294,6 +301,22 @@ async def test_a_node_that_starts_takes_what_its_reachable_peers_have_before_cli
     d.node.stores = [behind.elsewhere.entry()]
     await behind.catch_up.start()
     assert d.store.vector.reaches(behind.elsewhere.store.vector)
+
+
+async def test_pages_get_smaller_until_they_come_through_a_narrow_link(behind: Behind, pen: Pen) -> None:
+    d = behind.desk
+    await behind.elsewhere.store.apply([decode_entry(e) for e in d.region.write(pen.message("far away"))], NOW_MS)
+    behind.elsewhere.width = limits.EXPORT_PAGE // 3
+    tries = [await behind.catch_up.import_from(PEER) for _ in range(4)]
+    assert tries == [False, False, True, False]  # and then they try to grow again
+
+
+async def test_a_neighbour_is_asked_before_a_store_beyond_the_wan_that_has_more(behind: Behind) -> None:
+    settings = behind.desk.node.settings
+    behind.desk.node.settings = settings.model_copy(update={"neighbours": {"seoul-2": "near"}})
+    some, more = Vector({("busan-01B", 0): 5}), Vector({("busan-01B", 0): 6, ("busan-01B", 1): 1})
+    assert await behind.catch_up._import_best({PEER: more, "seoul-2": some}, more)
+    assert behind.elsewhere.addresses == ["near"]
 
 
 async def test_a_node_that_starts_waits_for_nobody_who_does_not_answer(behind: Behind) -> None:

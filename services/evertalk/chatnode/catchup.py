@@ -43,6 +43,7 @@ class CatchUp:
         self._last_seen = Vector()
         self._was_behind = Vector()
         self._unfillable: dict[tuple[str, int], int] = {}
+        self._pages: dict[str, int] = {}  # store -> rows a page that got through: a narrow link breaks large ones off
         self._asked: dict[str, frozenset[str]] = {}  # store -> origins that it did not know to be folded
 
     def _addresses(self) -> dict[str, str]:
@@ -126,15 +127,17 @@ class CatchUp:
             node.log.warning("a region answers but is not heard of: is its replicator or ours down?")
 
     async def _import_best(self, vectors: dict[str, Vector], wanted: Vector) -> bool:
-        """Export from the store that fills most of `wanted`; neighbours first among equals."""
+        """Export from the store that fills most of `wanted`; from a neighbour first, for what it lacks is little, and
+        others' rows come over the WAN."""
         mine = self._node.store.vector
 
-        def gain(name: str) -> tuple[int, bool]:
+        def gain(name: str) -> tuple[bool, int]:
             ahead = vectors[name].ahead_of(mine)
-            return sum(1 for key, _ in wanted if ahead[key]), name in self._node.settings.neighbours
+            gained = sum(1 for key, _ in wanted if ahead[key])
+            return gained > 0 and name in self._node.settings.neighbours, gained
 
         for name in sorted(vectors, key=gain, reverse=True):
-            if gain(name)[0] == 0:
+            if gain(name)[1] == 0:
                 return False
             if await self.import_from(name):
                 return True
@@ -250,14 +253,16 @@ class CatchUp:
         life, change = await store.bookmark(name)
         start: Vector | None = None
         rows = 0
+        limit = self._pages.get(name, limits.EXPORT_PAGE)
         while True:
-            request = cluster_pb2.ExportRequest(life=life, after_change=change, limit=limits.EXPORT_PAGE)
+            request = cluster_pb2.ExportRequest(life=life, after_change=change, limit=limit)
             try:
                 page = await self._call(name, "Export", request)
                 assert isinstance(page, cluster_pb2.ExportResponse)
                 found, graves = decode_rows(page.rows), decode_graves(page.graves)
             except (PeerUnavailable, Refused) as error:
                 node.log.warning("export broke off", source=name, reason=str(error))
+                self._pages[name] = max(1, limit // 2)
                 return False
             if start is not None and page.life != life:
                 return False  # the other store began anew between two pages
@@ -273,6 +278,7 @@ class CatchUp:
                     for hole in sorted(holes):
                         for part in store.vector.parts_held(hole):
                             self._note_filled(part)
+                    self._pages[name] = min(2 * limit, limits.EXPORT_PAGE)
                     node.log.info("imported", source=name, rows=rows)
                     return True
 

@@ -37,7 +37,7 @@ class Options:
     copies: int = 2
     delay_ms: float = 20.0
     jitter_ms: float = 0.0
-    start_timeout_s: float = 30.0
+    start_timeout_s: float = 90.0
     stop_timeout_s: float = 5.0
     max_memory_mb: int = 512
     env: Mapping[str, str] = field(default_factory=dict)
