@@ -33,6 +33,7 @@ class Hub:
         self._by_account: dict[bytes, list[Session]] = {}
         self._awaiting: dict[Key, dict[Session, None]] = {}  # ordered, or the same run would differ twice
         self._amid_import: list[Session] = []
+        self._lagging: dict[Session, None] = {}  # have more than this node
 
     def __len__(self) -> int:
         return sum(len(s) for s in self._by_account.values())
@@ -80,6 +81,8 @@ class Hub:
             mine.append(session)
             if session.fresh and self.node.importing:
                 self._amid_import = [s for s in self._amid_import if not s.ended.done()] + [session]
+            if session.lagging:
+                self._lagging[session] = None
         for key in session.awaiting:
             self.await_replication(key, session)
         return session
@@ -89,6 +92,7 @@ class Hub:
         mine.remove(session)
         if not mine:
             del self._by_account[session.account]
+        self._lagging.pop(session, None)
         for key in session.awaiting:
             self.await_no_more(key, session)
 
@@ -129,6 +133,13 @@ class Hub:
         for session in self._amid_import:
             session.refresh()
         self._amid_import.clear()
+
+    def moved(self) -> None:
+        """`fanned` has moved: who had more than this node may be told the rest."""
+        for session in list(self._lagging):
+            session.caught_up()
+            if not session.lagging:
+                del self._lagging[session]
 
     def cut_all(self, refused: Refused) -> None:
         """End every stream by name."""
@@ -222,7 +233,7 @@ class Hub:
         rights = await self.node.rights(event.scope)
         members = {m for m, role in rights.members.items() if role != Role.NONE} if rights else set()
         concerned, joined = members, members - were_in
-        taken_in: set[bytes] = set()  # maybe again: that it was out may not have been heard of here
+        taken_in: set[bytes] = set()  # maybe again: that it was out may be heard of later
         if isinstance(body, Membership):
             concerned = members | {body.account}
             # In by now, too: it may have been removed again in this batch, or the creation has not come yet.

@@ -14,7 +14,7 @@ from evertalk.core import accept, limits
 from evertalk.core.clock import ms_of
 from evertalk.core.errors import Code, LogError, Refused
 from evertalk.core.ids import shard_of
-from evertalk.core.model import Applied, Conversation, Event, Kind, Membership, Record
+from evertalk.core.model import Applied, Conversation, Event, Kind, Record
 from evertalk.core.vector import Key, Vector
 from evertalk.v1 import chat_pb2
 
@@ -43,6 +43,7 @@ class Session:
         self._room = asyncio.Event()
         self._opened = asyncio.Event()
         self._again = asyncio.Event()
+        self._sent = asyncio.Event()
         self._overflowed = False
         self._acks_origin = ""
         self._deliveries: deque[tuple[Key, int, bytes]] = deque()  # with the position behind which each may be marked
@@ -60,7 +61,10 @@ class Session:
         self.fresh = hello.fresh or self.outlived
         self._resuming = not self.fresh
         self._had = Vector() if self.fresh else decode_vector(hello.have)
-        self._joined: set[bytes] = set()  # conversations of which a page was sent: `have` says nothing of them
+        self._joined: set[bytes] = set()  # conversations that took it in here: what `have` had passed was not for it
+        #: Shards of which this node has less than `have`: what it says of them may lack its reasons (who is a member),
+        #: so markers stay below until it has caught up and a pass over the store has brought what was left out.
+        self.lagging = self._lags(hub.node.fanned)
         self.marked = hub.node.fanned.copy() if self.fresh else decode_vector(hello.have)
         #: (origin, shard) -> highest acked position not yet told to be replicated
         self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
@@ -231,19 +235,24 @@ class Session:
         return any(self._had.holds(origin, one.shard, position) for origin, position in copies)
 
     def joined(self, scope: bytes) -> None:
-        """It gets a page of this conversation: whatever `have` had passed of it before was not for it."""
-        self._joined.add(scope)
+        """A conversation took it in, maybe again, while it had more than this node."""
+        if self.lagging:
+            self._joined.add(scope)
+
+    def _lags(self, vector: Vector) -> frozenset[int]:
+        folded = self._node.store.folded
+        return frozenset(k[1] for k, position in self._had if vector[k] < position and k[0] not in folded)
+
+    def caught_up(self) -> None:
+        """The node has moved on: if it has reached `have` in some shard, go through the store again."""
+        if self._lags(self._node.fanned) != self.lagging:
+            self._again.set()
 
     def bring(self, with_: Applied, page: list[tuple[Event, bytes]]) -> None:
         """Queue a page, be it more than a queue takes otherwise: its bytes are shared by all who join."""
         self._room_for_page = max(self._room_for_page, sum(len(field) for _, field in page))
         for event, field in page:
             self.deliver(with_, event, field)
-
-    def _joins(self, event: Event) -> bool:
-        """True if it may have brought this account in."""
-        body = event.body
-        return isinstance(body, Conversation) or (isinstance(body, Membership) and body.account == self.account)
 
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
@@ -333,6 +342,7 @@ class Session:
         self._hub.node.counters.delivered += len(parts)
         if self._deliveries:
             return True  # no marker before the last of them
+        self._sent.set()
         self._room_for_page = 0
         if self._unmarked or self._heartbeat:
             marker = self._marker()
@@ -349,8 +359,9 @@ class Session:
         bring that, behind what answers it.
         """
         fanned = self._node.fanned
-        shards = {shard for _, shard in self._unmarked}
-        marker = _part(fanned, {k for k, p in fanned if (self._heartbeat or k[1] in shards) and p > self.marked[k]})
+        shards = {k[1] for k, _ in fanned} if self._heartbeat else {shard for _, shard in self._unmarked}
+        shards -= self.lagging
+        marker = _part(fanned, {k for k, p in fanned if k[1] in shards and p > self.marked[k]})
         self.marked.absorb(marker)  # with its holes: what fills them has not been sent
         self._unmarked = {k: p for k, p in self._unmarked.items() if p > fanned[k]}  # amid a fan-out or an import
         return marker
@@ -360,6 +371,7 @@ class Session:
     def refresh(self) -> None:
         """Something was handed out before this session opened that no marker had named: go through the store again."""
         self._resuming = True
+        self._sent.set()  # nothing goes out of the queue until then
         self._again.set()
 
     async def _resume(self) -> None:
@@ -370,7 +382,11 @@ class Session:
         while True:
             await self._again.wait()
             self._again.clear()
-            self._resuming = True  # a pass that was under way has just said that it is over
+            while self._deliveries and not self._resuming:  # no pass brings last words before a removal
+                self._sent.clear()
+                await self._sent.wait()
+            self.lagging = self._lags(self._node.fanned)
+            self._resuming = True  # also where a pass that was under way has just said that it is over
             await self._pass(self.marked.copy())
 
     async def _catch_up(self) -> None:
@@ -389,28 +405,28 @@ class Session:
             # What was queued until now is in the store, which knows all copies of it: the pages bring it once.
             self._empty_queue()
             self._overflowed = False
-            have = await self._pages(have)
+            await self._pages(have)
+            have = self.marked.copy()
             if not self._overflowed:
                 self._resuming = False
                 self._wake.set()
                 return
 
-    async def _pages(self, have: Vector) -> Vector:
-        """One pass over what lies beyond `have`, then its marker; returns the new `have`."""
+    async def _pages(self, have: Vector) -> None:
+        """One pass over what lies beyond `have`, then its marker."""
         start: Vector | None = None
         after: object | None = None
         while start is None or after is not None:
             async with self._hub.door.resumes:
                 page = await self._node.store.resume(self.account, have, after, _RESUME_PAGE)
             start, after = start or page.vector, page.next
-            self._joined.update(one.event.scope for one in page.events if self._joins(one.event))
             fields = [delivery_field(one) for one in page.events if not self._own(one.event)]
             self._node.counters.delivered += len(fields)
             if after is None:
-                self.marked.absorb(start)
-                fields.append(chat_pb2.SessionResponse(marker=encode_vector(start)).SerializeToString())
+                marker = _part(start, {k for k, _ in start if k[1] not in self._lags(start)})
+                self.marked.absorb(marker)
+                fields.append(chat_pb2.SessionResponse(marker=encode_vector(marker)).SerializeToString())
             await self._send_parts(fields)
-        return start
 
     async def _send_parts(self, fields: list[bytes]) -> None:
         """In frames of bounded size, however large the events are."""

@@ -34,6 +34,8 @@ class Audience(Protocol):
 
     def import_finished(self) -> None: ...
 
+    def moved(self) -> None: ...
+
     def cut_all(self, refused: Refused) -> None: ...
 
 
@@ -145,6 +147,7 @@ class Tailer:
                 del self._read[key]
                 self.gaps.pop(key, None)
                 self._held.drop(key)
+            self._audience.moved()
         if node.store.folded:
             await self._forget(read)
         own_open = [o for o, i in read.origins.items() if i.region == node.settings.region and i.state == "open"]
@@ -242,6 +245,7 @@ class Tailer:
                 node.counters.applied += len(applied)
                 await self._audience.fan_out(applied, were_in)
                 self._note_fanned((e.origin, e.shard, e.position) for e in entries)
+                self._audience.moved()
             node.progress.moved()
 
     def _note_fanned(self, positions: Iterable[tuple[str, int, int]]) -> None:
@@ -265,6 +269,7 @@ class Tailer:
         self._audience.import_finished()
         self._node.importing = False
         self._node.fanned = self._node.store.vector.copy()
+        self._audience.moved()
         self._close_gaps(self._node.store.vector)
         self._node.progress.moved()
 
