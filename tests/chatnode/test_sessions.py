@@ -14,7 +14,7 @@ from evertalk.core.board import Watermark
 from evertalk.core.clock import pack
 from evertalk.core.errors import Code
 from evertalk.core.ids import group_scope, shard_of
-from evertalk.core.model import Role, Row
+from evertalk.core.model import Message, Role, Row
 from evertalk.core.vector import Hole, Vector
 from tests.adapters.store_helpers import ANNA, BORIS, CHLOE, NOW_MS, ROOM, SHARDS, Pen
 from tests.chatnode.world import BUSAN, DORA, Desk, club, signed
@@ -133,7 +133,7 @@ async def test_a_session_that_opens_amid_an_import_misses_nothing_that_markers_p
     anna = await d.opened(ANNA)
     async with d.node.writing:
         await d.store.finish_import("busan-1", "life", 1, Vector({key: 1}), ())
-        d.tailer.import_finished()
+        await d.tailer.import_finished()
     d.hub.beat_all()
     await anna.until(lambda: anna.frames[-1].HasField("heartbeat"))
     assert anna.have_at_hello()[key] or not anna.have()[key] or anna.texts() == ["said in busan"]
@@ -227,11 +227,12 @@ async def test_who_joined_is_not_brought_what_the_page_left_to_history_when_she_
         await d.tailer.import_rows([question])
         if not at_once:
             await d.store.finish_import("busan-1", "life", 1, Vector({("busan-01B", shard): 1}), ())
-            d.tailer.import_finished()
+            await d.tailer.import_finished()
         await d.tailer.import_rows([answer, joining])
+        await d.tailer.hand_out()  # the import breaks off
         await dora.sees("answer")
         await d.store.finish_import("busan-1", "life", 2, vector, ())
-        d.tailer.import_finished()
+        await d.tailer.import_finished()
     await d.wrote(pen.message("welcome"))
     await dora.sees("welcome")
     assert dora.texts() == ["answer", "welcome"]
@@ -372,7 +373,7 @@ async def test_what_was_applied_before_its_conversation_was_known_here_comes_whe
     async with d.node.writing:
         await d.tailer.import_rows([Row(made, pack(NOW_MS), (("busan-01B", 1),))])
         await d.store.finish_import("busan-1", "life", 1, Vector({("busan-01B", shard): 1}), ())
-        d.tailer.import_finished()
+        await d.tailer.import_finished()
     await back.sees("of what?")
 
 
@@ -387,6 +388,38 @@ async def test_who_joined_where_what_have_had_passed_was_not_yet_gets_it_after_a
     again = await d.opened(DORA, back.session, back.have())
     await d.wrote(pen.message("of before", BORIS), origin=BUSAN)
     await again.sees("of before")
+
+
+async def test_what_an_import_brought_before_the_log_is_told_before_a_marker_passes_it(d: Desk, pen: Pen) -> None:
+    anna = await d.opened(ANNA)
+    said = pen.message("in both", BORIS)
+    async with d.node.writing:
+        await d.tailer.import_rows([Row(said, pack(NOW_MS), (("busan-01B", 1),))])
+    await d.wrote(said, pen.message("behind it", BORIS))
+    await anna.sees("behind it")
+    assert anna.texts() == ["in both", "behind it"]
+    assert anna.skipped(said) == []
+
+
+async def test_an_answer_on_the_first_page_of_an_import_is_told_behind_its_question_on_the_last(
+    d: Desk, pen: Pen
+) -> None:
+    anna = await d.opened(ANNA)
+    question = Row(pen.message("question", BORIS), pack(NOW_MS), (("busan-01B", 1),))
+    replies = [pen.message(text, BORIS) for text in ("answer", "to what?")]
+    needing = [encode_event(dataclasses.replace(e, need=(("busan-01B", n),))) for n, e in enumerate(replies, 1)]
+    answer, lost = [Row(e, pack(NOW_MS), (("busan-01C", n),)) for n, e in enumerate(needing, 1)]
+    shard = shard_of(ROOM, SHARDS)
+    vector = Vector({("busan-01B", shard): 1, ("busan-01C", shard): 2})
+    async with d.node.writing:
+        await d.tailer.import_rows([answer, lost], coming=vector)
+        await d.tailer.import_rows([question], coming=vector)
+        await d.store.finish_import("busan-1", "life", 1, vector, ())
+        await d.tailer.import_finished()
+    await anna.sees("to what?")
+    assert [(a.event.body.text, a.parent_missing) for a in anna.shown() if isinstance(a.event.body, Message)] == [
+        ("question", False), ("answer", False), ("to what?", True),
+    ]  # fmt: skip
 
 
 async def test_that_somebody_else_came_in_meanwhile_brings_nothing_again(d: Desk, pen: Pen) -> None:
@@ -411,7 +444,7 @@ async def test_what_she_was_shown_of_another_copy_does_not_come_again_with_an_im
         await d.tailer.import_rows([Row(pen.message("shown elsewhere", BORIS), pack(NOW_MS), both)])
         vector = Vector({(origin, shard): position for origin, position in both})
         await d.store.finish_import("busan-1", "life", 1, vector, ())
-        d.tailer.import_finished()
+        await d.tailer.import_finished()
     await d.wrote(pen.message("new", BORIS))
     await back.sees("new")
     assert back.texts() == ["new"]

@@ -334,7 +334,7 @@ def _importing(finish_each: bool) -> Any:
             if start is not None:
                 async with node.writing:
                     await store.finish_import(name, life, change, start, folded)
-                    self._tailer.import_finished()
+                    await self._tailer.import_finished()
 
         try:
             while True:

@@ -115,7 +115,10 @@ class Writer:
         if len(self._imported) > _IMPORTED:
             self._imported.clear()
         with self._transaction():
-            facts = [self._merger.merge(row.event, row.accepted_at, row.copies, now_ms, self._imported) for row in rows]
+            facts = [
+                self._merger.merge(r.event, r.accepted_at, r.copies, now_ms, self._imported, r.parent_missing)
+                for r in rows
+            ]
             for grave in graves:
                 self._merger.take_grave(grave)
         return [fact for fact in facts if fact is not None]

@@ -241,7 +241,7 @@ class CatchUp:
         async with node.writing:
             below = [Hole(*key, 1, hole.first - 1)] if hole.first > 1 else []  # not read here
             await node.store.finish_import("own streams", "", 0, Vector({key: hole.last}, below), ())
-            self._tailer.import_finished()
+            await self._tailer.import_finished()
         self._note_filled(hole)
 
     def _note_filled(self, hole: Hole) -> None:
@@ -249,6 +249,13 @@ class CatchUp:
 
     async def import_from(self, name: str) -> bool:
         """Every page of one store's Export since the last time; False if it broke off (cursors stay, R9)."""
+        whole = await self._import_pages(name)
+        if not whole:
+            async with self._node.writing:
+                await self._tailer.hand_out()
+        return whole
+
+    async def _import_pages(self, name: str) -> bool:
         node, store = self._node, self._node.store
         life, change = await store.bookmark(name)
         start: Vector | None = None
@@ -269,12 +276,12 @@ class CatchUp:
             life, change = page.life, page.next_change
             start = start or decode_vector(page.vector)
             async with node.writing:
-                await self._tailer.import_rows(found, graves)
+                await self._tailer.import_rows(found, graves, start)
                 rows += len(page.rows)
                 if page.last:
                     holes = store.vector.holes
                     await store.finish_import(name, life, change, start, page.folded)
-                    self._tailer.import_finished()
+                    await self._tailer.import_finished()
                     for hole in sorted(holes):
                         for part in store.vector.parts_held(hole):
                             self._note_filled(part)

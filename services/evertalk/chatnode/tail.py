@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from evertalk.adapters.wire import decode_batch
 from evertalk.chatnode.node import Node
 from evertalk.core import limits
 from evertalk.core.errors import Code, LogUnavailable, Refused, StoreDamaged, StoreError
-from evertalk.core.holdback import Holdback
+from evertalk.core.holdback import Holdback, parents_lacking
+from evertalk.core.ids import shard_of
 from evertalk.core.model import Applied, Entry, Event, Grave, Record, Row, Stream
 from evertalk.core.replication import born_ms
 from evertalk.core.vector import Hole, Key, Vector
@@ -21,6 +23,8 @@ _RETRY_S = 0.1
 _STORE_RETRY_S = 1.0
 #: Entries of one (origin, shard) that may wait here for parents before it is read no further.
 _HELD_MAX = 256
+#: Events of an import that wait for its end, so that parents come first whatever page they are on.
+_BROUGHT_MAX = 5000
 
 
 class Audience(Protocol):
@@ -59,6 +63,8 @@ class Tailer:
         self._gap_seen = asyncio.Event()
         self._started = False
         self._complained = False
+        self._brought: dict[tuple[bytes, bytes], Applied] = {}  # by an import, and not yet handed out
+        self._were_in: dict[bytes, set[bytes]] = {}
 
     async def wait_for_gap(self) -> None:
         """Until a gap is seen that reading cannot fill."""
@@ -243,7 +249,7 @@ class Tailer:
                     for record in entry.records:
                         node.noticed(record.event, record.accepted_at)
                 node.counters.applied += len(applied)
-                await self._audience.fan_out(applied, were_in)
+                await self._audience.fan_out(self._with_brought(entries, applied), were_in | self._were_in)
                 self._note_fanned((e.origin, e.shard, e.position) for e in entries)
                 self._audience.moved()
             node.progress.moved()
@@ -252,20 +258,53 @@ class Tailer:
         for origin, shard, position in positions:
             self._node.fanned.advance(origin, shard, position)
 
-    async def import_rows(self, rows: list[Row], graves: Sequence[Grave] = ()) -> None:
-        """Rows came in by Export (the caller holds `writing`): stamps and fan-out as if they had been read."""
+    async def import_rows(self, rows: list[Row], graves: Sequence[Grave] = (), coming: Vector | None = None) -> None:
+        """Rows came in by Export (the caller holds `writing`); `hand_out` or `import_finished` must follow.
+
+        Args:
+            coming: what the store will have at the import's end; a parent beyond that is marked as missing (R11).
+        """
         node = self._node
-        were_in = await self._audience.members_of(row.event for row in rows)
+        reached = node.store.vector.copy()
+        reached.merge(coming or Vector())
+        rows = [replace(row, parent_missing=self._is_orphan(row, reached)) for row in rows]
+        for scope, members in (await self._audience.members_of(row.event for row in rows)).items():
+            self._were_in.setdefault(scope, members)
         applied = await node.store.import_rows(rows, node.region_time_ms(), graves)
         node.importing = True
         for one in applied:
             node.noticed(one.event, one.accepted_at)
         node.counters.applied += len(applied)
-        # Rows come by change number, and a parent that got another copy comes behind its answers: stamps are causal.
-        await self._audience.fan_out(sorted(applied, key=lambda one: (one.event.hlc, one.event.id)), were_in)
+        self._brought |= {(one.event.sender, one.event.id): one for one in applied}
+        if len(self._brought) > _BROUGHT_MAX:
+            await self.hand_out()
 
-    def import_finished(self) -> None:
+    def _is_orphan(self, row: Row, reached: Vector) -> bool:
+        origins = [origin for origin, _ in row.copies]
+        shard = shard_of(row.event.scope, self._node.settings.shards)
+        return bool(parents_lacking(row.event, origins, shard, reached, self._node.met))
+
+    def _with_brought(self, entries: Iterable[Entry], applied: list[Applied]) -> list[Applied]:
+        """Also what an import has brought before the log did and not handed out yet: a marker is about to pass it."""
+        if not self._brought:
+            return applied
+        new = {(one.event.sender, one.event.id): one for one in applied}
+        names = [(r.event.sender, r.event.id) for entry in entries for r in entry.records]
+        found = [new.pop(name, None) or self._brought.pop(name, None) for name in names]
+        return [one for one in found if one is not None]
+
+    async def hand_out(self) -> None:
+        """What was imported is told to who is here, all pages together (the caller holds `writing`).
+
+        Rows come by change number, and a parent that got another copy comes behind its answers; stamps are causal.
+        """
+        brought, were_in = self._brought.values(), self._were_in
+        self._brought, self._were_in = {}, {}
+        await self._audience.fan_out(sorted(brought, key=lambda one: (one.event.hlc, one.event.id)), were_in)
+
+    async def import_finished(self) -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""
+        await self.hand_out()
         self._audience.import_finished()
         self._node.importing = False
         self._node.fanned = self._node.store.vector.copy()
@@ -287,4 +326,4 @@ class Tailer:
             hole = Hole(*key, first, last)
             await self._node.store.pass_hole(hole)
             self._node.log.error("hole passed", origin=key[0], shard=key[1], first=first, last=last)
-        self.import_finished()
+        await self.import_finished()

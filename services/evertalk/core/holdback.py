@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from evertalk.core import limits
-from evertalk.core.model import Entry
+from evertalk.core.model import Entry, Event
 from evertalk.core.vector import Key, Vector
 
 #: Longest wait while a live holder of the parent is being asked.
@@ -119,11 +119,21 @@ class Holdback:
 
 
 def _lacking(entry: Entry, reached: Vector, folded: frozenset[str]) -> list[tuple[str, int, int]]:
-    lacking = []
-    for record in entry.records:
-        for origin, position in record.event.need:
-            if origin == entry.origin:
-                continue  # what stands before it is there, and nobody can have seen what stands behind it
-            if origin not in folded and reached[(origin, entry.shard)] < position:
-                lacking.append((origin, entry.shard, position))
-    return lacking
+    origins = (entry.origin,)
+    return [p for r in entry.records for p in parents_lacking(r.event, origins, entry.shard, reached, folded)]
+
+
+def parents_lacking(
+    event: Event, origins: Collection[str], shard: int, reached: Vector, folded: frozenset[str]
+) -> list[tuple[str, int, int]]:
+    """(origin, shard, position) of what its author had seen and is not reached.
+
+    Args:
+        origins: where it stands itself: what stands before it is there, and nobody can have seen what stands behind.
+        folded: origins that count as reached.
+    """
+    return [
+        (origin, shard, position)
+        for origin, position in event.need
+        if origin not in origins and origin not in folded and reached[(origin, shard)] < position
+    ]

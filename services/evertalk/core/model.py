@@ -206,12 +206,14 @@ class Applied:
 class Row:
     """A row of an Export: the winning event of a slot with the positions of all its copies (R9).
 
-    `copies` is ((origin, position), …); the first is the winner's own.
+    `copies` is ((origin, position), …); the first is the winner's own. `parent_missing` is a local mark of who takes
+    it in.
     """
 
     event: Event
     accepted_at: int
     copies: tuple[tuple[str, int], ...]
+    parent_missing: bool = False
 
 
 class Grave(NamedTuple):
