@@ -81,7 +81,7 @@ class Hub:
             mine.append(session)
             if session.fresh and self.node.importing:
                 self._amid_import = [s for s in self._amid_import if not s.ended.done()] + [session]
-            if session.lagging:
+            if session.had.lagging:
                 self._lagging[session] = None
         for key in session.awaiting:
             self.await_replication(key, session)
@@ -138,7 +138,7 @@ class Hub:
         """`fanned` has moved: who had more than this node may be told the rest."""
         for session in list(self._lagging):
             session.caught_up()
-            if not session.lagging:
+            if not session.had.lagging:
                 del self._lagging[session]
 
     def cut_all(self, refused: Refused) -> None:
@@ -251,10 +251,10 @@ class Hub:
         for account in concerned:
             for session in self._by_account.get(account, ()):
                 session.deliver(one, event, delivery)
-                if session.had(one):
+                if session.had.was_shown(one):
                     continue
                 if account in taken_in | joined:
-                    session.joined(event.scope)
+                    session.had.joined(event.scope)
                 if account in joined:
                     session.bring(one, page)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector
 from evertalk.chatnode.batcher import Pending, refusal_of
 from evertalk.chatnode.door import Turn
+from evertalk.chatnode.had import Had
 from evertalk.core import accept, limits
 from evertalk.core.clock import ms_of
 from evertalk.core.errors import Code, LogError, Refused
@@ -60,12 +61,9 @@ class Session:
         self.outlived = not hello.fresh and 0 < ms_of(hello.hlc) < hub.node.region_time_ms() - limits.MAX_AGE_MS
         self.fresh = hello.fresh or self.outlived
         self._resuming = not self.fresh
-        self._had = Vector() if self.fresh else decode_vector(hello.have)
-        self._joined: set[bytes] = set()  # conversations that took it in here: what `have` had passed was not for it
-        #: Shards of which this node has less than `have`: what it says of them may lack its reasons (who is a member),
-        #: so markers stay below until it has caught up and a pass over the store has brought what was left out.
-        self.lagging = self._lags(hub.node.fanned)
-        self.marked = hub.node.fanned.copy() if self.fresh else decode_vector(hello.have)
+        have = Vector() if self.fresh else decode_vector(hello.have)
+        self.had = Had(have, hub.node.fanned, hub.node.store.folded)
+        self.marked = (hub.node.fanned if self.fresh else have).copy()
         #: (origin, shard) -> highest acked position not yet told to be replicated
         self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
         self._told = Vector()
@@ -214,7 +212,7 @@ class Session:
         Args:
             with_: what it comes with; markers may pass that when it has been sent.
         """
-        if self.ended.done() or self._own(event) or (event.scope not in self._joined and self.had(with_)):
+        if self.ended.done() or self._own(event) or self.had.was_shown(with_):
             return
         self._deliveries.append(((with_.origin, with_.shard), with_.position, delivery))
         self._queued_bytes += len(delivery)
@@ -227,26 +225,13 @@ class Session:
             return
         self._wake.set()
 
-    def had(self, one: Applied) -> bool:
-        """True if it was shown this before it came: this node lagged behind its last one."""
-        if not self._had:
-            return False
-        copies = ((one.origin, one.position), *one.further)
-        return any(self._had.holds(origin, one.shard, position) for origin, position in copies)
-
-    def joined(self, scope: bytes) -> None:
-        """A conversation took it in, maybe again, while it had more than this node."""
-        if self.lagging:
-            self._joined.add(scope)
-
-    def _lags(self, vector: Vector) -> frozenset[int]:
-        folded = self._node.store.folded
-        return frozenset(k[1] for k, position in self._had if vector[k] < position and k[0] not in folded)
-
     def caught_up(self) -> None:
         """The node has moved on: if it has reached `have` in some shard, go through the store again."""
-        if self._lags(self._node.fanned) != self.lagging:
+        if self._lags(self._node.fanned) != self.had.lagging:
             self._again.set()
+
+    def _lags(self, reached: Vector) -> frozenset[int]:
+        return self.had.lags(reached, self._node.store.folded)
 
     def bring(self, with_: Applied, page: list[tuple[Event, bytes]]) -> None:
         """Queue a page, be it more than a queue takes otherwise: its bytes are shared by all who join."""
@@ -360,7 +345,7 @@ class Session:
         """
         fanned = self._node.fanned
         shards = {k[1] for k, _ in fanned} if self._heartbeat else {shard for _, shard in self._unmarked}
-        shards -= self.lagging
+        shards -= self.had.lagging
         marker = _part(fanned, {k for k, p in fanned if k[1] in shards and p > self.marked[k]})
         self.marked.absorb(marker)  # with its holes: what fills them has not been sent
         self._unmarked = {k: p for k, p in self._unmarked.items() if p > fanned[k]}  # amid a fan-out or an import
@@ -385,7 +370,7 @@ class Session:
             while self._deliveries and not self._resuming:  # no pass brings last words before a removal
                 self._sent.clear()
                 await self._sent.wait()
-            self.lagging = self._lags(self._node.fanned)
+            self.had.lagging = self._lags(self._node.fanned)
             self._resuming = True  # also where a pass that was under way has just said that it is over
             await self._pass(self.marked.copy())
 
