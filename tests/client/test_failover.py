@@ -111,6 +111,23 @@ async def test_without_leave_to_hedge_silence_is_not_borne_long() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("hedges", [1, 2])
+async def test_a_hedge_that_hangs_too_is_no_reason_to_bear_silence_longer(hedges: int) -> None:
+    """The first node lost its power unseen, and the Redis of the other region stands still."""
+    world = World(nodes=2)
+    async with world.client() as chat:
+        for _ in range(2 - hedges):
+            chat._budget.spend()
+        first = chat.node
+        world[first].hang()
+        for name in ("busan-1", "busan-2"):
+            world[name].held_acks = []
+        assert await gap_of_a_send(world, chat, "after") < 3
+        assert chat.region == "seoul"
+        assert chat.node != first
+
+
+@virtual
 async def test_a_slow_region_that_answers_before_the_hedge_is_kept() -> None:
     world = World()
     async with world.client() as chat:

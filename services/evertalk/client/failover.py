@@ -16,7 +16,7 @@ from evertalk.core.errors import RETRY, Code, PeerUnavailable, Refused
 from evertalk.ports import Clock, Ids
 
 FAILBACK_AFTER_S = 30.0
-SILENT_S = 2.0  # a send unanswered, nothing else heard, and no leave to hedge: the stream counts as broken (P6)
+SILENT_S = 2.0  # a send unanswered, also by a hedge, and nothing else heard: the stream counts as broken (P6)
 BUSY_S = 5.0  # the same for a node that has just said that it is overloaded: others may be, too
 HEDGE_S = 5.0  # a hedge that has not answered for so long hangs too
 LASTED_S = 5.0  # a stream that lived so long ends all backing off
@@ -116,32 +116,37 @@ class Failover:
         outbox = self.session.outbox
         since = outbox.waiting_since(primary.lane)
         if self._second is not None:
-            return self._judge_hedge(self._second, since, now)
+            return self._judge_hedge(primary, self._second, since, now)
         self._armed = since is not None
         if since is None:
             return []
         if now < since + limits.HEDGE_AFTER_S:
             return [since + limits.HEDGE_AFTER_S]
-        busy = outbox.overloaded(primary.lane)
-        may = not busy and self._directory.elsewhere(primary.endpoint.region)
+        may = not outbox.overloaded(primary.lane) and self._directory.elsewhere(primary.endpoint.region)
         if may and self._opening is None and now >= self._again_s and self._budget.spend():
             self.session.tell(What.HEDGED, node=primary.reply.node, region=primary.reply.region)
             self._open(group, _Why.HEDGE)
-        patience_s = (BUSY_S if busy else SILENT_S) * self._patience
-        silent = max(since, primary.heard_s) + patience_s
-        if now >= silent:
-            primary.stop(f"a send had no answer and nothing was heard for {patience_s:.0f} s")
-        return [silent, self._again_s]
+        return [self._judge_silence(primary, since, now), self._again_s]
 
-    def _judge_hedge(self, second: Link, since: float | None, now: float) -> list[float]:
+    def _judge_hedge(self, primary: Link, second: Link, since: float | None, now: float) -> list[float]:
         given_up = second.since_s + HEDGE_S
         if second.lane in self.session.answering:
             self._promote(second)
         elif since is None or now < since + limits.HEDGE_AFTER_S:
             second.stop("the first stream answers again")
-        elif now >= given_up:
-            second.stop("the hedge hangs too")
+        else:
+            if now >= given_up:
+                second.stop("the hedge hangs too")
+            return [given_up, self._judge_silence(primary, since, now)]  # then the hedge takes over, and may hedge too
         return [given_up]
+
+    def _judge_silence(self, primary: Link, since: float, now: float) -> float:
+        """End the stream if it has been silent for too long; returns when that is."""
+        patience_s = (BUSY_S if self.session.outbox.overloaded(primary.lane) else SILENT_S) * self._patience
+        silent = max(since, primary.heard_s) + patience_s
+        if now >= silent:
+            primary.stop(f"a send had no answer and nothing was heard for {patience_s:.0f} s")
+        return silent
 
     def _move(self, group: asyncio.TaskGroup, primary: Link, now: float) -> list[float]:
         """Another stream first, then leave this one: log full, asked to go, fallen behind, or home is well again."""
