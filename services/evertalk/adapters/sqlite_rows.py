@@ -46,11 +46,11 @@ def dump_copies(first: Copy, others: Iterable[Copy]) -> str | None:
 
 def applied(row: Fact, shards: int) -> Applied:
     """What a fact was when it was applied."""
-    raw, accepted_at, origin, position, marks, _ = row
+    raw, accepted_at, origin, position, marks, copies = row
     event = decode_event(raw)
     return Applied(
         event, accepted_at, origin, shard_of(event.scope, shards), position,
-        bool(marks & LATE), bool(marks & PARENT_MISSING),
+        bool(marks & LATE), bool(marks & PARENT_MISSING), tuple(load_copies(copies)),
     )  # fmt: skip
 
 

@@ -148,6 +148,8 @@ class CatchUp:
     async def round(self, stores: Iterable[StoreEntry]) -> None:
         """Once a second: import where a live store is ahead and reading has not moved us since the last round."""
         node = self._node
+        async with node.writing:
+            await self._tailer.hand_out()  # what broke off in the last round, however it did
         vectors = {s.node: s.vector for s in stores if s.node in self._addresses() and s.age_s <= limits.STORE_LIVE_S}
         mine = node.store.vector
         gone = node.store.folded - node.origins.keys()  # forgotten here: who came back with them lets go of them soon
@@ -249,13 +251,6 @@ class CatchUp:
 
     async def import_from(self, name: str) -> bool:
         """Every page of one store's Export since the last time; False if it broke off (cursors stay, R9)."""
-        whole = await self._import_pages(name)
-        if not whole:
-            async with self._node.writing:
-                await self._tailer.hand_out()
-        return whole
-
-    async def _import_pages(self, name: str) -> bool:
         node, store = self._node, self._node.store
         life, change = await store.bookmark(name)
         start: Vector | None = None
@@ -276,12 +271,12 @@ class CatchUp:
             life, change = page.life, page.next_change
             start = start or decode_vector(page.vector)
             async with node.writing:
-                await self._tailer.import_rows(found, graves, start)
+                await self._tailer.import_rows(found, graves, start, name)
                 rows += len(page.rows)
                 if page.last:
                     holes = store.vector.holes
                     await store.finish_import(name, life, change, start, page.folded)
-                    await self._tailer.import_finished()
+                    await self._tailer.import_finished(name)
                     for hole in sorted(holes):
                         for part in store.vector.parts_held(hole):
                             self._note_filled(part)

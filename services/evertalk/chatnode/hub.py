@@ -134,6 +134,10 @@ class Hub:
             session.refresh()
         self._amid_import.clear()
 
+    def anybody(self) -> bool:
+        """True if somebody is here to be told."""
+        return bool(self._by_account)
+
     def moved(self) -> None:
         """`fanned` has moved: who had more than this node may be told the rest."""
         for session in list(self._lagging):
@@ -244,16 +248,14 @@ class Hub:
                 were_in.discard(body.account)
         were_in |= joined
         delivery = delivery_field(one)
-        page: list[tuple[Event, bytes]] = []
+        page: list[tuple[Applied, bytes]] = []
         if any(account in self._by_account for account in joined):
             rows = await self.node.store.join_page(event.scope, limits.JOIN_PAGE)
-            page = [(r.event, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead]
+            page = [(r, delivery_field(r)) for r in rows if (r.event.sender, r.event.id) not in ahead]
         for account in concerned:
             for session in self._by_account.get(account, ()):
                 session.deliver(one, event, delivery)
-                if session.had.was_shown(one):
-                    continue
-                if account in taken_in | joined:
+                if account in taken_in | joined and not session.had.was_shown(one):
                     session.had.joined(event.scope)
                 if account in joined:
                     session.bring(one, page)

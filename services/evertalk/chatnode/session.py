@@ -62,7 +62,7 @@ class Session:
         self.fresh = hello.fresh or self.outlived
         self._resuming = not self.fresh
         have = Vector() if self.fresh else decode_vector(hello.have)
-        self.had = Had(have, hub.node.fanned, hub.node.store.folded)
+        self.had = Had(have, hub.node.fanned, hub.node.store.folded, hub.node.clock.monotonic())
         self.marked = (hub.node.fanned if self.fresh else have).copy()
         #: (origin, shard) -> highest acked position not yet told to be replicated
         self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
@@ -212,7 +212,11 @@ class Session:
         Args:
             with_: what it comes with; markers may pass that when it has been sent.
         """
-        if self.ended.done() or self._own(event) or self.had.was_shown(with_):
+        if not self.had.was_shown(with_):
+            self._queue(with_, event, delivery)
+
+    def _queue(self, with_: Applied, event: Event, delivery: bytes) -> None:
+        if self.ended.done() or self._own(event):
             return
         self._deliveries.append(((with_.origin, with_.shard), with_.position, delivery))
         self._queued_bytes += len(delivery)
@@ -231,13 +235,18 @@ class Session:
             self._again.set()
 
     def _lags(self, reached: Vector) -> frozenset[int]:
-        return self.had.lags(reached, self._node.store.folded)
+        return self.had.lags(reached, self._node.store.folded, self._node.clock.monotonic())
 
-    def bring(self, with_: Applied, page: list[tuple[Event, bytes]]) -> None:
-        """Queue a page, be it more than a queue takes otherwise: its bytes are shared by all who join."""
+    def bring(self, with_: Applied, page: list[tuple[Applied, bytes]]) -> None:
+        """Queue a page, be it more than a queue takes otherwise: its bytes are shared by all who join.
+
+        Whoever knew of its joining before this node did is brought what is not below its `have`.
+        """
+        if self.had.was_shown(with_):
+            page = [(one, field) for one, field in page if not self.had.was_shown(one)]
         self._room_for_page = max(self._room_for_page, sum(len(field) for _, field in page))
-        for event, field in page:
-            self.deliver(with_, event, field)
+        for one, field in page:
+            self._queue(with_, one.event, field)
 
     def _own(self, event: Event) -> bool:
         return event.session == self.id and event.sender == self.account
@@ -295,7 +304,9 @@ class Session:
             self._heartbeat, used = False, True
         if self._go_away is not None and not self._deliveries and not self._resuming:
             head.go_away.CopyFrom(self._go_away)
-            head.go_away.marker.CopyFrom(encode_vector(self._node.fanned))
+            fanned, lagging = self._node.fanned, self.had.lagging
+            last = _part(fanned, {k for k, _ in fanned if k[1] not in lagging})
+            head.go_away.marker.CopyFrom(encode_vector(last))
             self._go_away, used = None, True
         if not used:
             return None
@@ -387,8 +398,12 @@ class Session:
     async def _pass(self, have: Vector) -> None:
         """Everything beyond `have`, then live again."""
         while True:
-            # What was queued until now is in the store, which knows all copies of it: the pages bring it once.
+            # What was queued until now is in the store, which knows all copies of it: the pages bring it once,
+            # but for what `have` names and was let through all the same.
+            kept = [one for one in self._deliveries if self.had.names(*one[:2])]
             self._empty_queue()
+            self._deliveries.extend(kept)
+            self._queued_bytes = sum(len(delivery) for *_, delivery in kept)
             self._overflowed = False
             await self._pages(have)
             have = self.marked.copy()

@@ -36,6 +36,8 @@ class Audience(Protocol):
 
     def watermarks_moved(self, keys: set[Key]) -> None: ...
 
+    def anybody(self) -> bool: ...
+
     def import_finished(self) -> None: ...
 
     def moved(self) -> None: ...
@@ -63,8 +65,9 @@ class Tailer:
         self._gap_seen = asyncio.Event()
         self._started = False
         self._complained = False
-        self._brought: dict[tuple[bytes, bytes], Applied] = {}  # by an import, and not yet handed out
+        self._brought: dict[bytes, Applied] = {}  # by its bytes; by an import, and not yet handed out
         self._were_in: dict[bytes, set[bytes]] = {}
+        self._half: set[str] = set()  # sources of imports that have begun and not come to their end
 
     async def wait_for_gap(self) -> None:
         """Until a gap is seen that reading cannot fill."""
@@ -250,6 +253,7 @@ class Tailer:
                         node.noticed(record.event, record.accepted_at)
                 node.counters.applied += len(applied)
                 await self._audience.fan_out(self._with_brought(entries, applied), were_in | self._were_in)
+                self._forget_brought()
                 self._note_fanned((e.origin, e.shard, e.position) for e in entries)
                 self._audience.moved()
             node.progress.moved()
@@ -258,7 +262,9 @@ class Tailer:
         for origin, shard, position in positions:
             self._node.fanned.advance(origin, shard, position)
 
-    async def import_rows(self, rows: list[Row], graves: Sequence[Grave] = (), coming: Vector | None = None) -> None:
+    async def import_rows(
+        self, rows: list[Row], graves: Sequence[Grave] = (), coming: Vector | None = None, source: str = ""
+    ) -> None:
         """Rows came in by Export (the caller holds `writing`); `hand_out` or `import_finished` must follow.
 
         Args:
@@ -271,13 +277,20 @@ class Tailer:
         for scope, members in (await self._audience.members_of(row.event for row in rows)).items():
             self._were_in.setdefault(scope, members)
         applied = await node.store.import_rows(rows, node.region_time_ms(), graves)
+        self._half.add(source)
         node.importing = True
         for one in applied:
             node.noticed(one.event, one.accepted_at)
         node.counters.applied += len(applied)
-        self._brought |= {(one.event.sender, one.event.id): one for one in applied}
+        self._brought |= {one.event.raw: one for one in applied}
+        self._forget_brought()
         if len(self._brought) > _BROUGHT_MAX:
             await self.hand_out()
+
+    def _forget_brought(self) -> None:
+        """Nobody is here: who comes is brought it by the store, and `_were_in` would not be kept up to date."""
+        if not self._audience.anybody():
+            self._brought, self._were_in = {}, {}
 
     def _is_orphan(self, row: Row, reached: Vector) -> bool:
         origins = [origin for origin, _ in row.copies]
@@ -288,10 +301,17 @@ class Tailer:
         """Also what an import has brought before the log did and not handed out yet: a marker is about to pass it."""
         if not self._brought:
             return applied
-        new = {(one.event.sender, one.event.id): one for one in applied}
-        names = [(r.event.sender, r.event.id) for entry in entries for r in entry.records]
-        found = [new.pop(name, None) or self._brought.pop(name, None) for name in names]
-        return [one for one in found if one is not None]
+        new = {one.event.raw: one for one in applied}
+        found: list[Applied] = []
+        for entry in entries:
+            for record in entry.records:
+                brought = self._brought.pop(record.event.raw, None)
+                if one := new.pop(record.event.raw, None):
+                    found.append(one)
+                elif brought:
+                    copy = (entry.origin, entry.position)
+                    found.append(replace(brought, further=(*brought.further, copy)))
+        return found
 
     async def hand_out(self) -> None:
         """What was imported is told to who is here, all pages together (the caller holds `writing`).
@@ -300,13 +320,28 @@ class Tailer:
         """
         brought, were_in = self._brought.values(), self._were_in
         self._brought, self._were_in = {}, {}
-        await self._audience.fan_out(sorted(brought, key=lambda one: (one.event.hlc, one.event.id)), were_in)
+        reached = self._node.store.vector
+        told = [self._marked(one, reached) for one in sorted(brought, key=lambda one: (one.event.hlc, one.event.id))]
+        try:
+            await self._audience.fan_out(told, were_in)
+        except StoreDamaged:
+            raise
+        except StoreError as error:
+            self._node.log.error("an import was not handed out", reason=str(error))
+            self._audience.cut_all(Refused(Code.CATCHING_UP, "this node's store does not work right now", 1000))
 
-    async def import_finished(self) -> None:
+    def _marked(self, one: Applied, reached: Vector) -> Applied:
+        """The import has broken off, and its parent may be on a page that never comes (R11)."""
+        origins = [one.origin, *(origin for origin, _ in one.further)]
+        lacking = parents_lacking(one.event, origins, one.shard, reached, self._node.met)
+        return replace(one, parent_missing=True) if lacking else one
+
+    async def import_finished(self, source: str | None = "") -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""
         await self.hand_out()
         self._audience.import_finished()
-        self._node.importing = False
+        self._half.discard(source or "")
+        self._node.importing = bool(self._half)
         self._node.fanned = self._node.store.vector.copy()
         self._audience.moved()
         self._close_gaps(self._node.store.vector)

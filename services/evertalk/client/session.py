@@ -298,7 +298,7 @@ class Session:
             token.have = token.have or Vector()
             token.have.absorb(item)
             # Only here: a page of a joining may lie below `have`, and comes again until a marker behind it was taken.
-            token.delivered.prune(self._replicated, token.have)
+            token.delivered.prune(self._replicated, token.have, item)
             return
         event = item.event
         token.delivered.add((event.sender, event.id), (item.origin, item.shard), item.position)

@@ -70,11 +70,12 @@ class Delivered:
     Bounded: at DELIVERED_CAP the oldest are forgotten.
     """
 
-    __slots__ = ("_by_key", "_count")
+    __slots__ = ("_by_key", "_count", "_unmarked")
 
     def __init__(self) -> None:
         self._by_key: dict[Key, OrderedDict[EventKey, int]] = {}
         self._count = 0
+        self._unmarked: set[int] = set()  # shards of which something was taken behind their last marker
 
     def __len__(self) -> int:
         return self._count
@@ -93,14 +94,18 @@ class Delivered:
         if event not in held:
             self._count += 1
         held[event] = position
+        self._unmarked.add(key[1])
         while self._count > DELIVERED_CAP:
             largest = max(self._by_key, key=lambda k: len(self._by_key[k]))
             self._by_key[largest].popitem(last=False)
             self._count -= 1
 
-    def prune(self, replicated: Vector, have: Vector) -> None:
-        """Forget what can come no more: replicated, and at or below `have`."""
+    def prune(self, replicated: Vector, have: Vector, marker: Vector | None = None) -> None:
+        """Forget what can come no more: replicated, and at or below `have`, and a marker of its shard behind it."""
+        self._unmarked -= {shard for (_, shard), _ in (marker or have)}
         for key, held in list(self._by_key.items()):
+            if key[1] in self._unmarked:
+                continue
             while held:
                 position = next(iter(held.values()))
                 if not (replicated.holds(*key, position) and have.holds(*key, position)):
