@@ -229,15 +229,8 @@ async def test_a_gap_is_not_passed_while_its_holder_lives(behind: Behind, pen: P
 
 async def test_a_hole_that_an_own_stream_holds_by_now_is_read_from_there(behind: Behind, pen: Pen) -> None:
     d = behind.desk
-    anna = await d.opened(ANNA)
-    entries = d.region.write(pen.message("came late", BORIS))
-    d.region.written.remove(entries[0])
-    stream, position = entries[0].stream, entries[0].position
-    behind.elsewhere.away = True
-    d.region.write(pen.message("behind the gap", BORIS))
-    await gap_is_seen(d)
-    await behind.rounds(6, age_s=30)
-    await anna.sees("behind the gap")
+    anna, entries, hole = await hole_is_passed(behind, pen, "came late")
+    stream, position = entries[0].stream, hole.first
     assert d.store.vector.holes
 
     d.region.written.insert(0, entries[0])

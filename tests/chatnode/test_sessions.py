@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evertalk.adapters.wire import decode_entry, decode_vector, encode_event
+from evertalk.chatnode.had import LAG_S
 from evertalk.core import limits
 from evertalk.core.board import Watermark
 from evertalk.core.clock import pack
@@ -436,6 +437,23 @@ async def test_an_answer_on_the_first_page_of_an_import_is_told_behind_its_quest
     assert [(a.event.body.text, a.parent_missing) for a in anna.shown() if isinstance(a.event.body, Message)] == [
         ("question", False), ("answer", False), ("to what?", True),
     ]  # fmt: skip
+
+
+async def test_what_never_comes_holds_markers_back_for_a_while_only(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """She was shown something that burned with its region."""
+    have = d.node.fanned.copy()
+    have.absorb(Vector({("busan-01B", shard_of(ROOM, SHARDS)): 7}))
+    anna = await d.opened(ANNA, have=have)
+    said = await d.wrote(pen.message("in the first seconds", BORIS))
+    await anna.sees("in the first seconds")
+    assert not anna.have().reaches(said)
+    later = d.clock.monotonic() + LAG_S + 1
+    monkeypatch.setattr(d.clock, "monotonic", lambda: later)
+    said = await d.wrote(pen.message("later", BORIS))
+    await anna.until(lambda: anna.have().reaches(said))
+    assert set(anna.texts()) == {"in the first seconds", "later"}
 
 
 async def test_that_somebody_else_came_in_meanwhile_brings_nothing_again(d: Desk, pen: Pen) -> None:

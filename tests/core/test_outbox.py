@@ -173,13 +173,19 @@ def test_what_was_accepted_and_burned_is_sent_again() -> None:
     assert [type(d) for d in box.replicated(Vector({("there-1", 0): 1}))] == [Replicated]
 
 
-def test_what_burned_may_have_come_into_the_same_log_again() -> None:
+def sent_again() -> Outbox:
+    """One send, accepted on a stream that broke, and out once more on another."""
     box = filled(ROOM)
     sent(box)
     ack(box, 1)
     box.close(1)
     box.open(2, Vector())
     assert sent(box, 2) == [1]
+    return box
+
+
+def test_what_burned_may_have_come_into_the_same_log_again() -> None:
+    box = sent_again()
     box.acked(2, "here-1", [1], [0], [3])
     decisions = box.replicated(Vector({("here-1", 0): 3}, [Hole("here-1", 0, 1, 2)]))
     assert [type(d) for d in decisions] == [Replicated]
@@ -187,12 +193,7 @@ def test_what_burned_may_have_come_into_the_same_log_again() -> None:
 
 
 def test_what_was_accepted_and_burned_and_nobody_takes_again_is_released() -> None:
-    box = filled(ROOM)
-    sent(box)
-    ack(box, 1)
-    box.close(1)
-    box.open(2, Vector())
-    assert sent(box, 2) == [1]
+    box = sent_again()
     assert refuse(box, 1, Code.NOT_A_MEMBER, lane=2) == [], "its region may return with it"
     box.replicated(Vector({("here-1", 0): 1}, [Hole("here-1", 0, 1, 1)]))
     assert sent(box, 2) == [1]
@@ -309,12 +310,7 @@ def test_what_was_at_the_log_when_it_failed_may_have_been_written(code: Code) ->
 
 
 def test_what_was_accepted_cannot_fail_any_more() -> None:
-    box = filled(ROOM)
-    sent(box)
-    ack(box, 1)
-    box.close(1)
-    box.open(2, Vector())
-    assert sent(box, 2) == [1]
+    box = sent_again()
     assert refuse(box, 1, Code.NOT_A_MEMBER, lane=2) == []
     assert sent(box, 2) == []
     assert len(box) == 1

@@ -92,13 +92,13 @@ def test_delivered_events_are_forgotten_once_they_cannot_come_again() -> None:
     delivered = Delivered()
     for n in range(1, 4):
         delivered.add(key(n), HERE, n)
-    delivered.prune(replicated=Vector({HERE: 3}), have=Vector({HERE: 1}))
+    delivered.prune(Vector({HERE: 3}), have := Vector({HERE: 1}), have)
     assert delivered.events() == [key(2), key(3)]
-    delivered.prune(replicated=Vector({HERE: 2}), have=Vector({HERE: 3}))
+    delivered.prune(Vector({HERE: 2}), have := Vector({HERE: 3}), have)
     assert delivered.events() == [key(3)]
-    delivered.prune(replicated=Vector({HERE: 3}, [Hole("here-1", 0, 3, 3)]), have=Vector({HERE: 3}))
+    delivered.prune(Vector({HERE: 3}, [Hole("here-1", 0, 3, 3)]), have := Vector({HERE: 3}), have)
     assert delivered.events() == [key(3)]
-    delivered.prune(replicated=Vector({HERE: 3}), have=Vector({HERE: 3}))
+    delivered.prune(Vector({HERE: 3}), have := Vector({HERE: 3}), have)
     assert len(delivered) == 0
 
 
@@ -110,3 +110,15 @@ def test_delivered_events_are_bounded() -> None:
     assert len(delivered) == DELIVERED_CAP
     assert key(DELIVERED_CAP + 99) in delivered.events()
     assert key(0) in delivered.events()
+
+
+def test_what_no_marker_of_its_shard_has_followed_is_kept() -> None:
+    """A page of a joining lies below `have`, and comes again until the joining is marked."""
+    delivered = Delivered()
+    delivered.add((b"anna", b"1"), HERE, 1)
+    have = Vector({HERE: 3})
+    for marker in (Vector(), Vector({(HERE[0], HERE[1] + 1): 1})):
+        delivered.prune(have, have, marker)
+        assert len(delivered) == 1
+    delivered.prune(have, have, have)
+    assert len(delivered) == 0

@@ -19,14 +19,13 @@ def of(numbers: list[int]) -> Histogram:
     return found
 
 
-@settings(deadline=None)
 @given(values, st.sampled_from([0.5, 0.9, 0.99, 1.0]))
 def test_a_percentile_is_right_to_three_digits_and_never_too_low(numbers: list[int], share: float) -> None:
     exact = sorted(numbers)[max(1, int(share * len(numbers) + 0.5)) - 1]  # of that many, half a one counts
     assert exact <= of(numbers).percentile(share) <= exact * 1.001 + 1
 
 
-@settings(deadline=None, max_examples=30)  # what goes over the pipe takes a tenth of a second to pack
+@settings(max_examples=30)  # what goes over the pipe takes a tenth of a second to pack
 @given(values, values)
 def test_merged_histograms_are_that_of_both(one: list[int], other: list[int]) -> None:
     merged = of(one)

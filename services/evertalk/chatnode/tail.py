@@ -336,11 +336,11 @@ class Tailer:
         lacking = parents_lacking(one.event, origins, one.shard, reached, self._node.met)
         return replace(one, parent_missing=True) if lacking else one
 
-    async def import_finished(self, source: str | None = "") -> None:
+    async def import_finished(self, source: str = "") -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""
         await self.hand_out()
         self._audience.import_finished()
-        self._half.discard(source or "")
+        self._half.discard(source)
         self._node.importing = bool(self._half)
         self._node.fanned = self._node.store.vector.copy()
         self._audience.moved()

@@ -100,9 +100,9 @@ class Delivered:
             self._by_key[largest].popitem(last=False)
             self._count -= 1
 
-    def prune(self, replicated: Vector, have: Vector, marker: Vector | None = None) -> None:
+    def prune(self, replicated: Vector, have: Vector, marker: Vector) -> None:
         """Forget what can come no more: replicated, and at or below `have`, and a marker of its shard behind it."""
-        self._unmarked -= {shard for (_, shard), _ in (marker or have)}
+        self._unmarked -= {shard for (_, shard), _ in marker}
         for key, held in list(self._by_key.items()):
             if key[1] in self._unmarked:
                 continue
