@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from evertalk.chatnode import door
@@ -9,6 +11,7 @@ from evertalk.sim.stampede import stampede
 
 _CLIENTS = 240
 _DEAR_S = 0.01  # so few clients must weigh as much as thousands do
+_DEARER_S = 0.02  # at 0.01 the wait for a hedge, 0.36 s, is about as long as the one for the crowd
 
 
 def test_a_crowd_is_served_and_nobody_else_waits_for_it() -> None:
@@ -19,11 +22,15 @@ def test_a_crowd_is_served_and_nobody_else_waits_for_it() -> None:
 
 
 def test_without_a_door_everybody_waits_for_the_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_door = stampede(_CLIENTS, hello_s=_DEAR_S)
+    with_door = _usual_gap_s()
     monkeypatch.setattr(door, "AT_ONCE", 1_000_000)
     monkeypatch.setattr(door, "PER_S", 1_000_000_000)
-    without = stampede(_CLIENTS, hello_s=_DEAR_S)
-    assert without.gap_s > 1.5 * with_door.gap_s
+    assert _usual_gap_s() > 1.3 * with_door
+
+
+def _usual_gap_s() -> float:
+    """The longest wait, in the middle one of three crowds: where a crowd goes first is a matter of luck."""
+    return statistics.median(stampede(_CLIENTS, seed, hello_s=_DEARER_S).gap_s for seed in (1, 2, 3))
 
 
 def test_who_is_sent_away_comes_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
