@@ -28,7 +28,7 @@ help:
 	@echo 'make demo-docker  the same in containers'
 	@echo 'make test   run the tests; those in containers too, where a Docker Engine answers'
 	@echo 'make sim    simulated disasters: SEEDS=2000 of them from START=1 in PROCS=2 processes; or one, SEED=n'
-	@echo 'make load   load tests, RUNS=5 of each: figures and tables into OUT=reports/load (about an hour)'
+	@echo 'make load   load tests, RUNS=5 of each: figures and tables into OUT=reports/load (over an hour)'
 	@echo 'make check  lint, type-check and check the architecture, the protos and the doc links'
 	@echo 'make proto  compile the protos again'
 	@echo 'make lock   resolve requirements.lock again (LOCK_ARGS=--upgrade for newer versions)'
@@ -71,6 +71,7 @@ load: $(READY)
 	$(LOAD) w5 --out $(OUT) --runs $(RUNS) --name w5-5000 --users 5000
 	$(LOAD) w6 --out $(OUT) --runs $(RUNS)
 	$(LOAD) w7 --out $(OUT)
+	$(LOAD) soak --out $(OUT) --no-floors
 
 check: $(READY)
 	$(BIN)/ruff check .

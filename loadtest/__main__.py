@@ -15,13 +15,14 @@ from typing import NamedTuple
 from rich.console import Console
 
 from evertalk.core.errors import EvertalkError
-from loadtest import faults, floors, groups, history, idle, pairs, result
+from loadtest import faults, floors, groups, history, idle, pairs, result, soak
 from loadtest.bench import Say, Setup
 from loadtest.fleet import LoadFailed
 from loadtest.result import Figures
 from loadtest.seeding import SeedingFailed
 
 Run = Callable[[Setup, Mapping[str, float], Say], Awaitable[Figures]]
+_NUMBERS = ("regions", "nodes", "users", "members", "history", "samples", "processes", "window", "size", "seed")
 _FLOOR_S = 2.0
 _ENTRY_BYTES = 120  # what a message weighs besides its text: ids, stamp, needs
 
@@ -42,6 +43,7 @@ WORKLOADS = {
     "w5": Workload("1,000 clients at rest", idle.W5, idle.rest),
     "w6": Workload("2,000 clients come back at once while others talk", idle.W6, idle.stampede),
     "w7": Workload("pages of conversations of 1,000 to a million messages", history.W7, history.run),
+    "soak": Workload("two hours' messages with processes killed: what grows", soak.SOAK, soak.run),
 }
 
 
@@ -54,7 +56,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         one.add_argument("--name", default=name, help="of the file, without .json")
         one.add_argument("--runs", type=int, default=1, help="each on a new cluster; medians are told")
         one.add_argument("--no-floors", action="store_true", help="do not measure the bare hops")
-        for option in ("regions", "nodes", "users", "members", "history", "processes", "window", "size", "seed"):
+        for option in _NUMBERS:
             one.add_argument(f"--{option}", type=int, default=getattr(workload.setup, option))
         for option in ("rate", "warm-s", "seconds", "delay-ms"):
             one.add_argument(f"--{option}", type=float, default=getattr(workload.setup, option.replace("-", "_")))
@@ -75,7 +77,7 @@ async def _runs(workload: Workload, setup: Setup, runs: int, with_floors: bool, 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0 if it ran, 1 with a sentence if not."""
+    """Exit code 0 if it ran, 1 with a sentence if not, or if a soak lost or doubled anything."""
     given = _arguments(argv)
     console = Console(highlight=False)
     workload = WORKLOADS[given.workload]
@@ -91,11 +93,13 @@ def main(argv: Sequence[str]) -> int:
         return 1
     command = shlex.join(["python", "-m", "loadtest", *argv])
     path = given.out / f"{given.name}.json"
-    result.show(
-        console, f"{given.workload}, medians of {given.runs}", result.write(path, given.workload, command, found)
-    )
+    whole = result.write(path, given.workload, command, found)
+    result.show(console, f"{given.workload}, medians of {given.runs}", whole)
     console.print(f"written to {path}")
-    return 0
+    if "verdict" not in whole:
+        return 0
+    console.print(whole["verdict"], markup=False)
+    return int(any(run["lost"] or run["doubled"] for run in found))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Setup:
         processes: generator processes.
         delay_ms: of the WAN, one way.
         members: of a group, where a workload has groups; history: messages of its longest conversation (W7).
+        samples: of what servers hold (soak).
         env: more environment of nodes and replicators.
     """
 
@@ -53,6 +54,7 @@ class Setup:
     delay_ms: float = 20.0
     members: int = 50
     history: int = 1_000_000
+    samples: int = 20
     seed: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
 

@@ -75,10 +75,14 @@ class Fleet:
             await _write(each, order)
         return list(await asyncio.gather(*(_read(each) for each in self._children)))
 
-    async def run(self, warm_s: float, seconds: float) -> Run:
-        """Begin a run; the answer says when it is measured and how to wait for its end."""
+    async def run(self, warm_s: float, seconds: float, goes_on: bool = False) -> Run:
+        """Begin a run; the answer says when it is measured and how to wait for its end.
+
+        Args:
+            goes_on: what was counted so far stays.
+        """
         at = time.monotonic() + _START_S
-        order = {"do": "run", "at": at, "warm_s": warm_s, "seconds": seconds}
+        order = {"do": "run", "at": at, "warm_s": warm_s, "seconds": seconds, "goes_on": goes_on}
         return Run(self, at + warm_s, at + warm_s + seconds, asyncio.create_task(self.ask(order)))
 
     async def settle(self, readers: Mapping[int, int]) -> None:

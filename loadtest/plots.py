@@ -1,4 +1,4 @@
-"""Plots of what sweep.py and W7 wrote: python -m loadtest.plots DIR."""
+"""Plots of what sweep.py, W7 and the soak wrote: python -m loadtest.plots DIR."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _SHARES = ("p50", "p99")
+_HELD = {
+    "rss_mb": "resident memory, MB",
+    "fds": "open file descriptors",
+    "tasks": "asyncio tasks",
+    "redis_mb": "memory of Redis, MB",
+}
 
 
 def draw_sweep(path: Path) -> Path:
@@ -49,6 +55,21 @@ def draw_history(path: Path) -> Path:
     return _save(figure, "History", path.with_suffix(".png"))
 
 
+def draw_soak(path: Path) -> Path:
+    """What servers held over the messages sent; dotted: something was killed."""
+    data = json.loads(path.read_text())
+    figure, rows = plt.subplots(2, 2, figsize=(12, 8))
+    for axes, (name, label) in zip(rows.flat, _HELD.items(), strict=True):
+        for who, values in data["samples"][name].items():
+            axes.plot(data["sent"], values, marker=".", label=who)
+        for kill in data["kills"]:
+            axes.axvline(kill["messages"], linestyle=":", color="grey", linewidth=0.8)
+        axes.set(xlabel="messages", ylabel=label, ylim=(0, None))
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    return _save(figure, "Soak", path.with_suffix(".png"))
+
+
 def _save(figure: Any, title: str, path: Path) -> Path:
     figure.suptitle(title)
     figure.tight_layout()
@@ -62,10 +83,11 @@ def main(argv: Sequence[str]) -> int:
     where = Path(argv[0])
     drawn = [draw_sweep(path) for path in sorted(where.glob("sweep-*.json"))]
     drawn += [draw_history(path) for path in sorted(where.glob("w7*.json"))]
+    drawn += [draw_soak(path) for path in sorted(where.glob("soak*.json"))]
     for path in drawn:
         print(path)
     if not drawn:
-        print(f"there is no sweep-*.json and no w7*.json in {where}: run python -m loadtest.sweep", file=sys.stderr)
+        print(f"there is no sweep-*, w7* or soak*.json in {where}: run python -m loadtest.sweep", file=sys.stderr)
     return 0 if drawn else 1
 
 

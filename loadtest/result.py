@@ -127,7 +127,7 @@ def write(path: Path, name: str, command: str, runs: Sequence[Figures]) -> Figur
         "python": platform.python_version(),
         "machine_name": platform.platform(),
         **median(runs),
-        "spread": {each: spread(runs, each) for each in SPREAD},
+        "spread": {each: spread(runs, each) for each in SPREAD if each in runs[0]},
         "runs": list(runs),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,13 +140,44 @@ def show(console: Console, title: str, found: Figures) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    lines = [(name, _text(value)) for name, value in found.items() if name not in _NOT_SHOWN]
+    lines = [(name, _text(value)) for name, value in found.items() if name not in _NOT_SHOWN and value != {}]
     for name, text in lines:
         table.add_row(name.replace("_", " "), text)
     console.print(table)
+    if "growth" in found:
+        _show_growth(console, found["growth"])
 
 
-_NOT_SHOWN = frozenset({"runs", "cpu_s", "command", "workload", "machine_name", "python", "when", "commit"})
+def _show_growth(console: Console, growth: Figures) -> None:
+    """First sample, medians of the second and of the last quarter, and the difference of these."""
+    table = Table("figure", "of")
+    for column in ("first", "middle", "last", "growth"):
+        table.add_column(column, justify="right")
+    for figure, whose in growth.items():
+        for who, grown in whose.items():
+            values = ["" if grown[name] is None else _text(grown[name]) for name in ("first", "middle", "last")]
+            share = "–" if grown["growth"] is None else f"{grown['growth']:+.1%}"
+            table.add_row(figure.replace("_", " "), who, *values, share)
+    console.print(table)
+
+
+_NOT_SHOWN = frozenset(
+    {
+        "samples",
+        "growth",
+        "kills",
+        "sent",
+        "verdict",
+        "runs",
+        "cpu_s",
+        "command",
+        "workload",
+        "machine_name",
+        "python",
+        "when",
+        "commit",
+    }
+)
 
 
 def _text(value: Any) -> str:

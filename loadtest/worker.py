@@ -1,7 +1,7 @@
 """A generator process: python -m loadtest.worker
 
 It reads a plan (a line of JSON), connects its clients and says how many there are; then it does what each further
-line asks: {"do": "run", "at", "warm_s", "seconds"} (`at`: of the monotonic clock), {"do": "progress"},
+line asks: {"do": "run", "at", "warm_s", "seconds", "goes_on"} (`at`: of the monotonic clock), {"do": "progress"},
 {"do": "result"} ("region": whose clients' gaps count), {"do": "return", "at"}; it ends with its input.
 """
 
@@ -61,7 +61,8 @@ class Worker:
         tally = self._shared.tally
         match order["do"]:
             case "run":
-                self._shared.tally = Tally()
+                if not order["goes_on"]:
+                    self._shared.tally = Tally()
                 await self._run(order["at"], order["warm_s"], order["seconds"])
                 return {"open": sum(client.open for client in self._clients)}
             case "progress":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from evertalk.core.board import MirrorBatch, OriginInfo, StoreEntry, StreamState, Watermark
 from evertalk.core.errors import LogError
@@ -82,8 +82,7 @@ class Log(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RawEntry:
+class RawEntry(NamedTuple):
     """An entry as it lies in a stream; `payload` is a serialized Batch."""
 
     stream: Stream
@@ -93,7 +92,8 @@ class RawEntry:
 
 @dataclass(slots=True)
 class Read:
-    """One answer of a tail. Floors, missing and origins were read after the entries, on the same connection (R6)."""
+    """One answer of a tail. Where its entries do not just follow the cursors, floors, missing and origins were read
+    after them, on the same connection (R6); else they may be a second old, and floors empty."""
 
     entries: list[RawEntry] = field(default_factory=list)
     floors: dict[Stream, int] = field(default_factory=dict)  # highest position that may be trimmed away
@@ -134,7 +134,8 @@ class BoardReader(Protocol):
 
     def watermarks(self, relayed: bool = False) -> AsyncIterator[list[Watermark]]:
         """Subscribe: what this region's replicator announces of its own mirrors, or with `relayed` also what
-        it has heard from peers. The first item is an empty list, once the subscription stands.
+        it has heard from peers; what comes about the same time may be told at once. The first item is an empty
+        list, once the subscription stands.
 
         Raises:
             LogUnavailable: the connection broke; subscribe again, then re-read the mirrors.
@@ -353,7 +354,8 @@ class Store(Protocol):
         ...
 
     async def join_page(self, scope: bytes, limit: int) -> list[Applied]:
-        """The creation, winning registers and newest `limit` messages of a conversation, oldest first (R13)."""
+        """The creation, winning registers and newest `limit` messages of a conversation, oldest first (R13); and
+        which of the newest messages were deleted, `limit` at most."""
         ...
 
     async def visible(self, scope: bytes, sender: bytes, id: bytes) -> bool:

@@ -18,6 +18,7 @@ from evertalk.adapters.clock import SystemIds
 from evertalk.adapters.redis_board import RedisBoard, RedisBoardReader
 from evertalk.adapters.redis_common import Link
 from evertalk.adapters.redis_log import RedisLog
+from evertalk.adapters.redis_pushed import PushedTail
 from evertalk.adapters.redis_server import find_server, server_config
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.core.model import Stream
@@ -184,6 +185,7 @@ class RedisWorld:
         self._process: asyncio.subprocess.Process | None = None
         self.program, _ = find_server()
         self.port = free_port()
+        self.tails: type[RedisTail | PushedTail] = RedisTail
 
     def url(self, user: str = "node", wire: Wire | None = None) -> str:
         port = wire.port if isinstance(wire, TcpWire) else self.port
@@ -269,8 +271,8 @@ class RedisWorld:
         self._stack.push_async_callback(log.close)
         return log
 
-    def tail(self, peer: bool = False, wire: Wire | None = None) -> RedisTail:
-        tail = RedisTail(self.url("peer" if peer else "node", wire))
+    def tail(self, peer: bool = False, wire: Wire | None = None) -> RedisTail | PushedTail:
+        tail = self.tails(self.url("peer" if peer else "node", wire))
         self._stack.push_async_callback(tail.close)
         return tail
 
@@ -302,13 +304,20 @@ async def redis_world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
 
 
 @pytest.fixture
+async def pushed_world(redis_world: RedisWorld) -> RedisWorld:
+    """The same, read as other regions read it."""
+    redis_world.tails = PushedTail
+    return redis_world
+
+
+@pytest.fixture
 async def sim_world(monkeypatch: pytest.MonkeyPatch) -> SimWorld:
     """A simulated one. A short ping: a dead subscription is noticed at once."""
     monkeypatch.setattr(redis_boards, "PING_S", 0.1)
     return SimWorld(REGION, SHARDS)
 
 
-@pytest.fixture(params=["redis", "sim"])
+@pytest.fixture(params=["redis", "pushed", "sim"])
 def world(request: pytest.FixtureRequest) -> World:
     """A region of every backend: the contract suites run against each."""
     found: World = request.getfixturevalue(f"{request.param}_world")

@@ -408,7 +408,10 @@ async def test_relayed_watermarks_come_only_to_those_who_ask(world: World) -> No
     assert (await next_of(both), await next_of(only)) == ([], [])
     await board.announce(relayed, relayed=True)
     await board.announce(own * 2, relayed=False)
-    assert [await next_of(both), await next_of(both)] == [relayed, own * 2]
+    heard: list[Watermark] = []
+    while len(heard) < 3:  # maybe both at once
+        heard += await next_of(both)
+    assert heard == relayed + own * 2
     assert await next_of(only) == own * 2
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from evertalk.adapters import sqlite_schema
 from evertalk.adapters.clock import SystemIds
-from evertalk.adapters.sqlite_checks import SUMMED
+from evertalk.adapters.sqlite_checks import SUMMED, checksum
 from evertalk.adapters.sqlite_store import SqliteStore
-from evertalk.core.errors import StoreDamaged
+from evertalk.core.errors import StoreDamaged, StoreError
 from evertalk.core.model import Applied
 from evertalk.core.vector import Hole, Vector
 from tests.adapters.store_helpers import BUSAN, NOW_MS, ROOM, SEOUL, SHARDS, Pen, Region
@@ -55,6 +59,27 @@ async def test_a_dead_nodes_store_that_is_as_it_was_is_opened(dead: Path) -> Non
     store = await opened(dead)
     assert len((await store.history(ROOM, None, 500)).messages) == 200
     await store.close()
+
+
+async def test_a_dead_nodes_store_is_still_one_after_an_opening_in_vain(
+    dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next one would neither read it whole nor begin another life (R9)."""
+    first = await life(dead)
+    crash(dead)
+    with monkeypatch.context() as older_program:
+        older_program.setattr(sqlite_schema, "migrations", tuple)
+        with pytest.raises(StoreError, match="newer"):
+            await opened(dead)
+    second = await life(dead)
+    assert second != first
+    assert await life(dead) == second, "it was closed in order since"
+
+
+async def life(path: Path) -> str:
+    store = await opened(path)
+    await store.close()
+    return store.life
 
 
 @pytest.mark.parametrize("table", sorted(SUMMED))
@@ -112,3 +137,18 @@ async def test_a_store_that_is_found_damaged_while_it_is_open_says_so(dead: Path
         assert store.damaged.is_set()
     finally:
         await store.close()
+
+
+#: All that a column can hold.
+VALUES = st.none() | st.integers(-(1 << 63), (1 << 63) - 1) | st.binary() | st.text(st.characters())
+
+
+@given(st.lists(VALUES))
+def test_a_checksum_is_that_of_the_values_one_after_the_other(values: list[bytes | str | int | None]) -> None:
+    whole = b"".join(value if isinstance(value, bytes) else b"%a" % (value,) for value in values)
+    assert checksum(*values) == zlib.crc32(whole)
+
+
+def test_stores_on_disks_keep_their_checksums() -> None:
+    assert checksum(117964800000000001, -1, 0, (1 << 63) - 1, None, b"\x00\xffb'\"%", 7) == 3333685705
+    assert checksum("it's \"한€\n\\ \ud800\x7f", b"", None, "", 0) == 1752777769

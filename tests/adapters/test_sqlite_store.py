@@ -17,6 +17,7 @@ import pytest
 from evertalk.adapters import sqlite_merge, sqlite_read, sqlite_resume, sqlite_schema, sqlite_write
 from evertalk.adapters.clock import SystemIds
 from evertalk.adapters.sqlite_store import SqliteStore, discard
+from evertalk.adapters.sqlite_write import Writer
 from evertalk.core.errors import StoreError
 from evertalk.core.model import Event, Kind
 from evertalk.core.vector import Hole, Vector
@@ -279,7 +280,7 @@ async def test_what_comes_after_a_power_cut_is_not_taken_for_what_it_took(path: 
 
 async def test_a_cancelled_caller_leaves_file_and_memory_in_step(path: Path, reopen: Open) -> None:
     store = await reopen(path)
-    entries = Region(SEOUL).each(*[Pen().message(str(n)) for n in range(50)])
+    entries = Region(SEOUL).each(*[Pen().message(str(n)) for n in range(500)])
     caller = asyncio.create_task(store.apply(entries, NOW_MS))
     await asyncio.sleep(0)  # it has handed its work over
     caller.cancel()
@@ -287,9 +288,29 @@ async def test_a_cancelled_caller_leaves_file_and_memory_in_step(path: Path, reo
         await caller
     await store.pass_hole(Hole(BUSAN, 0, 1, 1))  # the next write waits for that one
     vector = store.vector
-    assert vector[(SEOUL, entries[0].shard)] == 50
+    assert vector[(SEOUL, entries[0].shard)] == 500
     await store.close()
     assert (await reopen(path)).vector == vector
+
+
+async def test_a_small_batch_is_applied_at_once_unless_the_writer_has_something_to_do(
+    path: Path, reopen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pen, seoul, store = Pen(), Region(SEOUL), await reopen(path)
+    first = asyncio.create_task(store.apply([seoul.log(pen.message("1"))], NOW_MS))
+    await asyncio.sleep(0)
+    assert first.done()
+    gate, expire = threading.Event(), Writer.expire
+    monkeypatch.setattr(Writer, "expire", lambda self, now_ms: gate.wait() and expire(self, now_ms))
+    at_work = asyncio.create_task(store.expire(NOW_MS))
+    await asyncio.sleep(0)
+    at_work.cancel()  # it is done all the same
+    second = asyncio.create_task(store.apply([seoul.log(pen.message("2"))], NOW_MS))
+    await asyncio.sleep(0)
+    assert not second.done()
+    gate.set()
+    await second
+    assert await shown(store) == ["1", "2"]
 
 
 async def test_a_second_process_on_the_file_is_noticed(path: Path, reopen: Open) -> None:

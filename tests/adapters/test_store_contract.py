@@ -389,6 +389,14 @@ async def test_a_join_page_is_the_creation_the_registers_and_the_newest(store: S
     assert page == [creation, title, messages[3], messages[4], on_new, receipt]
 
 
+async def test_a_join_page_tells_what_was_deleted_of_the_newest(store: Store, pen: Pen, seoul: Region) -> None:
+    creation, messages = pen.conversation(), [pen.message(str(n)) for n in range(5)]
+    deletions = [pen.deletion(messages[n]) for n in (3, 0, 2)]
+    await store.apply(seoul.each(creation, *messages, *deletions), NOW_MS)
+    page = [fact.event for fact in await store.join_page(ROOM, 2)]
+    assert page == [creation, messages[1], messages[4], deletions[0], deletions[2]]
+
+
 async def test_the_earlier_claimant_keeps_a_handle_and_the_later_gets_a_suffix(store: Store, pen: Pen) -> None:
     busan, seoul = Region(BUSAN), Region(SEOUL)
     first, second = account("anna-first"), account("anna-second")

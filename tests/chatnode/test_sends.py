@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import pytest
 
 from evertalk.core import limits
 from evertalk.core.clock import pack
@@ -10,7 +10,7 @@ from evertalk.core.errors import Code, LogFull, LogOutcomeUnknown, Refused
 from evertalk.core.ids import group_scope
 from evertalk.core.model import Kind, Message
 from tests.adapters.store_helpers import ANNA, BORIS, NOW_MS, Pen
-from tests.chatnode.world import Desk, signed
+from tests.chatnode.world import PATIENCE_S, Desk, Gate, signed
 
 
 async def test_sends_are_appended_in_order_and_acknowledged_where_they_lie(d: Desk, pen: Pen) -> None:
@@ -72,6 +72,27 @@ async def test_an_unknown_outcome_ends_every_stream_by_name_and_the_node_claims_
     await again.answered(1)
 
 
+async def test_commits_wait_for_a_tail_that_is_too_many_events_behind(
+    d: Desk, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few entries they lie in: else acknowledgements outrun deliveries without end."""
+    monkeypatch.setattr("evertalk.chatnode.batcher._LAG_EVENTS", 10)
+    monkeypatch.setattr(limits, "NEED_WAIT_S", PATIENCE_S)
+    anna = await d.opened(ANNA)
+    tail, waiting = Gate(monkeypatch, d.region, "read"), Gate(monkeypatch, d.node.progress, "wait")
+    anna.say(signed(pen.message("wakes the tail, which then stands still"), anna))
+    await tail.reached.wait()
+    said = [signed(pen.message(f"m{n}"), anna) for n in range(12)]
+    anna.say(*said[:11], first_seq=2)
+    await anna.answered(12)
+    anna.say(said[11], first_seq=13)
+    await waiting.reached.wait()
+    assert 13 not in anna.acks()
+    waiting.open.set()
+    tail.open.set()
+    await anna.answered(13)
+
+
 async def test_sends_of_no_epoch_are_answered_too(d: Desk, pen: Pen) -> None:
     """The first epoch is 1; a client that counts from 0 must not wait for ever for a word."""
     anna = await d.opened(ANNA)
@@ -90,7 +111,7 @@ async def test_a_conversation_whose_creation_was_dropped_does_not_exist(d: Desk,
     anna, boris = await d.opened(ANNA), await d.opened(BORIS)
     creation = pen.conversation((ANNA, BORIS))
     room = group_scope(ANNA, creation.id)
-    anna.say(signed(dataclasses.replace(creation, scope=room), anna), b"junk")
+    anna.say(signed(creation._replace(scope=room), anna), b"junk")
     await anna.until(anna.refusals)
     assert not anna.acks()
     await anna.hang_up()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from typing import Any
 
 import pytest
 
@@ -18,24 +16,7 @@ from evertalk.core.ids import group_scope, shard_of
 from evertalk.core.model import Message, Role, Row
 from evertalk.core.vector import Hole, Vector
 from tests.adapters.store_helpers import ANNA, BORIS, CHLOE, NOW_MS, ROOM, SHARDS, Pen
-from tests.chatnode.world import BUSAN, DORA, Desk, club, signed
-
-
-class Gate:
-    """Stops a method of an object, before or after it has done its work."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, owner: object, name: str, after: bool = False) -> None:
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-        original = getattr(owner, name)
-
-        async def gated(*args: Any) -> Any:
-            result = await original(*args) if after else None
-            self.reached.set()
-            await self.open.wait()
-            return result if after else await original(*args)
-
-        patch.setattr(owner, name, gated)
-
+from tests.chatnode.world import BUSAN, DORA, Desk, Gate, club, signed
 
 # ---------------------------------------------------------------- deliveries and markers
 
@@ -63,7 +44,7 @@ async def test_a_session_is_not_told_what_it_said_but_the_accounts_other_session
 async def test_nobody_hides_a_message_by_putting_the_readers_session_on_it(d: Desk, pen: Pen) -> None:
     """Sessions are no secret: every event carries its author's."""
     anna = await d.opened(ANNA)
-    hidden = encode_event(dataclasses.replace(pen.message("hidden", BORIS), session=anna.session))
+    hidden = encode_event(pen.message("hidden", BORIS)._replace(session=anna.session))
     await d.wrote(hidden)
     await d.wrote(pen.message("plain", BORIS))
     await anna.sees("plain")
@@ -306,7 +287,7 @@ async def test_who_made_a_conversation_has_not_just_joined_it_when_she_resumes(d
     """Its creation is not sent to her, for it is her own: what busan says in it must mark the creation, too (R13)."""
     anna = await d.opened(ANNA)
     made = pen.conversation()
-    made = signed(dataclasses.replace(made, scope=group_scope(ANNA, made.id)), anna)
+    made = signed(made._replace(scope=group_scope(ANNA, made.id)), anna)
     talk = Pen(made.scope, pen.number)
     anna.say(made)
     await anna.answered(1)
@@ -361,7 +342,7 @@ async def test_who_was_taken_back_is_told_what_was_said_while_she_was_out_also_i
 async def test_what_was_applied_before_its_conversation_was_known_here_comes_when_it_is(d: Desk, pen: Pen) -> None:
     """A node that lags passes a message of which it does not know whose it is; who asks has the creation already."""
     made = pen.conversation()
-    made = encode_event(dataclasses.replace(made, scope=group_scope(ANNA, made.id)))
+    made = encode_event(made._replace(scope=group_scope(ANNA, made.id)))
     talk = Pen(made.scope, pen.number)
     shard = shard_of(made.scope, SHARDS)
     have = d.node.fanned.copy()
@@ -424,7 +405,7 @@ async def test_an_answer_on_the_first_page_of_an_import_is_told_behind_its_quest
     anna = await d.opened(ANNA)
     question = Row(pen.message("question", BORIS), pack(NOW_MS), (("busan-01B", 1),))
     replies = [pen.message(text, BORIS) for text in ("answer", "to what?")]
-    needing = [encode_event(dataclasses.replace(e, need=(("busan-01B", n),))) for n, e in enumerate(replies, 1)]
+    needing = [encode_event(e._replace(need=(("busan-01B", n),))) for n, e in enumerate(replies, 1)]
     answer, lost = [Row(e, pack(NOW_MS), (("busan-01C", n),)) for n, e in enumerate(needing, 1)]
     shard = shard_of(ROOM, SHARDS)
     vector = Vector({("busan-01B", shard): 1, ("busan-01C", shard): 2})

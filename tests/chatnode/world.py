@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from evertalk.adapters.clock import SystemIds
 from evertalk.adapters.settings import NodeSettings
@@ -44,12 +46,28 @@ CLUB = next(s for n in range(99) if shard_of(s := account(f"#club{n}"), SHARDS) 
 
 def club(event: Event) -> Event:
     """The same event in the club."""
-    return encode_event(dataclasses.replace(event, scope=CLUB))
+    return encode_event(event._replace(scope=CLUB))
 
 
 def signed(event: Event, line: Line) -> Event:
     """The same event as the session of that line makes it."""
-    return encode_event(dataclasses.replace(event, session=line.session, sender=line.account))
+    return encode_event(event._replace(session=line.session, sender=line.account))
+
+
+class Gate:
+    """Stops a method of an object, before or after it has done its work."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: object, name: str, after: bool = False) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        original = getattr(owner, name)
+
+        async def gated(*args: Any) -> Any:
+            result = await original(*args) if after else None
+            self.reached.set()
+            await self.open.wait()
+            return result if after else await original(*args)
+
+        patch.setattr(owner, name, gated)
 
 
 class FakeClock:
@@ -278,7 +296,7 @@ class Desk:
         self.hub.batcher = self.batcher
         hub, batcher = self.hub, self.batcher
         self.tailer = Tailer(node, region, hub, batcher.suspect)
-        batcher.unread = self.tailer.lag
+        batcher.read_to = self.tailer.read_to
         batcher.catch_up = _nothing
         self.lines: list[Line] = []
 

@@ -12,10 +12,11 @@ from evertalk.adapters import wire
 from evertalk.client import Client, What
 from evertalk.core import limits
 from evertalk.core.errors import Code, PeerUnavailable, Refused
+from evertalk.core.model import Deletion, Kind, Target
 from evertalk.v1 import accounts_pb2, chat_pb2
 from tests.client.test_client import settle, take
 from tests.client.virtual import SeededIds, virtual
-from tests.client.world import ROOM, World, refuse
+from tests.client.world import BOB, OTHER_ROOM, ROOM, Node, World, refuse
 
 
 async def gap_of_a_send(world: World, chat: Client, text: str) -> float:
@@ -23,6 +24,15 @@ async def gap_of_a_send(world: World, chat: Client, text: str) -> float:
     started = world.clock.monotonic()
     await chat.send(ROOM, text)
     return world.clock.monotonic() - started
+
+
+async def hedged(world: World, chat: Client) -> tuple[Node, Node]:
+    """Two nodes with a stream each: busan was greeted before seoul answered."""
+    seoul, busan = world["seoul-1"], world["busan-1"]
+    seoul.held_acks, busan.held_acks = [], []
+    await chat.post(ROOM, "slow")
+    await asyncio.sleep(limits.HEDGE_AFTER_S + 0.1)
+    return seoul, busan
 
 
 @virtual
@@ -147,10 +157,7 @@ async def test_a_slow_region_that_answers_before_the_hedge_is_kept() -> None:
 async def test_a_stream_that_takes_over_is_told_what_the_old_one_had_acknowledged_meanwhile() -> None:
     world = World()
     async with world.client() as chat:
-        seoul, busan = world["seoul-1"], world["busan-1"]
-        seoul.held_acks, busan.held_acks = [], []
-        await chat.post(ROOM, "slow")
-        await asyncio.sleep(limits.HEDGE_AFTER_S + 0.1)  # busan was greeted before seoul answered
+        seoul, busan = await hedged(world, chat)
         seoul.release_acks()
         busan.release_acks()
         await settle()
@@ -282,6 +289,22 @@ async def test_a_node_that_is_catching_up_is_passed_over() -> None:
     world["seoul-1"].refuses_hello = Refused(Code.CATCHING_UP, "catching up", 500)
     async with world.client() as chat:
         assert chat.region == "busan"
+
+
+@virtual
+async def test_a_deleted_message_that_an_older_stream_brings_late_is_not_shown() -> None:
+    world = World()
+    async with world.client() as chat:
+        seoul, busan = await hedged(world, chat)
+        gone, other = world.message("gone"), world.message("gone in another room", scope=OTHER_ROOM)
+        target = Target(BOB, gone.id)
+        deletion = wire.encode_event(world.message("")._replace(kind=Kind.DELETION, body=Deletion(target)))
+        # Whoever may delete here may not do so elsewhere by naming what is there.
+        elsewhere = wire.encode_event(deletion._replace(id=b"2" * 16, body=Deletion(Target(BOB, other.id))))
+        busan.deliver(deletion, elsewhere, world.message("an answer to it"))
+        assert await take(chat, 1) == ["an answer to it"]
+        seoul.deliver(gone, other)
+        assert await take(chat, 1) == ["gone in another room"]
 
 
 @virtual

@@ -59,3 +59,12 @@ def test_a_part_in_the_middle_leaves_two_holes() -> None:
     one = passed(1, 9)
     assert one.absorb(Vector({KEY: 6}, [Hole(*KEY, 1, 3)])) == [Hole(*KEY, 4, 6)]
     assert one.holes == {Hole(*KEY, 1, 3), Hole(*KEY, 7, 9)}
+
+
+@given(held, st.integers(0, _MOST))
+def test_what_lies_beyond_comes_with_its_holes_and_of_these_shards_only(mine: set[int], marked: int) -> None:
+    one, marks = vector(mine), Vector({KEY: marked})
+    one.advance("here-1", 1, 5)
+    found = one.beyond(marks, {KEY[1]})
+    assert found == (vector(mine) if one[KEY] > marked else Vector())
+    assert one.beyond(marks, set()) == Vector()

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from evertalk.adapters.clock import SystemIds
@@ -42,7 +41,7 @@ class RawSession:
         """An event of this session, stamped now unless `hlc` says otherwise."""
         self._last_hlc = max(pack(now_ms()), self._last_hlc + 1)
         event = Event(_ids.uuid7(), scope, self.account, self.session, self._last_hlc, kind, body)
-        return encode_event(replace(event, **fields))
+        return encode_event(event._replace(**fields))
 
     def message(self, scope: bytes, text: str, **fields: Any) -> Event:
         return self.event(scope, Message(text), **fields)

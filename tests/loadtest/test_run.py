@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest import held
 from loadtest.__main__ import main
 from loadtest.result import median, spread
 
@@ -29,6 +30,38 @@ def test_a_run_writes_its_figures_and_loses_nothing(tmp_path: Path, generator: s
     assert found["latency_ms"]["p50"] > 0
     assert found["latency_other_region_ms"]["p50"] > found["wan_delay_ms"]
     assert (found["lost"], found["doubled"], found["unanswered"], found["refused"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.timeout(240)
+def test_a_soak_loses_nothing_and_says_what_each_server_holds(tmp_path: Path) -> None:
+    short = ["--users", "8", "--rate", "100", "--seconds", "6", "--samples", "2", "--no-floors"]
+    assert main(["soak", "--out", str(tmp_path), *short]) == 0
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert (found["lost"], found["doubled"], found["unanswered"]) == (0, 0, 0)
+    assert [kill["killed"] for kill in found["kills"]] == ["seoul-replicator"]
+    assert found["acknowledged"] == found["sent"][-1] > found["sent"][0] > 0
+    servers = {f"{region}-{each}" for region in ("seoul", "busan") for each in ("redis", "replicator", "1")}
+    whose = {"rss_mb": servers, "fds": servers, "threads": servers, "tasks": {"seoul-1", "busan-1"}}
+    whose |= {"store_bytes_per_message": whose["tasks"], "redis_mb": {"seoul", "busan"}}
+    for figure, names in whose.items():
+        samples = found["samples"][figure]
+        assert samples.keys() == names == found["growth"][figure].keys(), figure
+        assert all(len(values) == 2 and min(values) > 0 for values in samples.values()), samples
+
+
+def test_growth_is_told_of_a_process_since_its_last_start() -> None:
+    climbing = [float(n) for n in range(10, 26)]
+    found = held.growth(
+        {
+            "pid": {"a": [1.0] * 16, "b": [1.0] * 8 + [2.0] * 8, "c": [1.0] * 9 + [2.0] * 7},
+            "fds": {"a": climbing, "b": climbing, "c": climbing},
+            "redis_mb": {"seoul": [9.0] + [3.0] * 15},
+        }
+    )
+    assert found["fds"]["a"] == {"first": 10, "middle": 15.5, "last": 23.5, "growth": 0.516}
+    assert found["fds"]["b"] == {"first": 18, "middle": 20.5, "last": 24.5, "growth": 0.195}
+    assert found["fds"]["c"] == {"first": 19, "middle": None, "last": 25, "growth": None}
+    assert held.grew(found) == ["fds of a by 52% (15.5 to 23.5)", "fds of b by 20% (20.5 to 24.5)"]
 
 
 def test_a_median_is_taken_figure_by_figure() -> None:

@@ -51,7 +51,7 @@ def r1_node_stamps(stack: ExitStack) -> None:
 
     def stamped(self: NodeSession, event: Event, epoch: int, seq: int) -> None:
         stamp = self._node.hlc.tick(self._node.clock.wall_ms())
-        submit(self, encode_event(dataclasses.replace(event, hlc=stamp)), epoch, seq)
+        submit(self, encode_event(event._replace(hlc=stamp)), epoch, seq)
 
     _put(stack, NodeSession, "_submit", stamped)
 
@@ -257,7 +257,7 @@ def cursor_outside_the_transaction(stack: ExitStack) -> None:
         self: SimStore, entries: Sequence[Entry], now_ms: int, missing: frozenset[tuple[str, int, int]] = frozenset()
     ) -> list[Applied]:
         fresh = [e for e in entries if e.position > self.vector[(e.origin, e.shard)]]
-        await apply(self, [dataclasses.replace(e, records=()) for e in entries], now_ms, missing)
+        await apply(self, [e._replace(records=()) for e in entries], now_ms, missing)
         rows = [Row(r.event, r.accepted_at, ((e.origin, e.position),)) for e in fresh for r in e.records]
         return await self.import_rows(rows, now_ms)
 

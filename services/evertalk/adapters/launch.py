@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -32,6 +33,8 @@ class BadSettings(EvertalkError):
 #: Names a directory with settings that are no business of the environment's: a file `evertalk_redis` and so on.
 SECRETS_VARIABLE = "EVERTALK_SECRETS"
 _LOOK_S = 2.0
+#: Objects made, of young collections, and of middle ones: https://docs.python.org/3/library/gc.html
+_COLLECT_AFTER = (20_000, 10, 5)
 #: What the last `load` found in the directory of secrets, by file.
 _loaded: dict[str, bytes] = {}
 
@@ -126,6 +129,7 @@ def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]
         print(f"{name}: settings: {error}", file=sys.stderr)
         return CONFIG
     log_to_stderr(settings.log_level)
+    _collect_seldom()
     try:
         asyncio.run(serve(settings))
     except (*_NAMED, ExceptionGroup) as error:
@@ -136,6 +140,16 @@ def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]
             print(sentence, file=sys.stderr)
         return UNAVAILABLE
     return 0
+
+
+def _collect_seldom() -> None:
+    """Modules are never garbage, and what a message leaves behind forms no cycles: looking for some after every 700
+    objects took much of a node's time under full load. What does form cycles can wait, but not for ever: a session that
+    is cut by name leaves 20 KB, too old by then for any but a whole collection.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -25,6 +26,9 @@ from evertalk.ports import MirrorBatch, OriginInfo, StoreEntry, StreamState, Wat
 
 #: Seconds of silence after which a subscription asks whether the other end lives; as many for the answer.
 PING_S = 2.0
+#: What is announced meanwhile is told at once: nobody waits for a watermark as for a message.
+_GATHER_S = 0.01
+_GATHERED = 100  # messages at most: nobody else runs while there are some
 _LIFE_MS = int(limits.STORE_COUNTED_S * 1000)
 _SCAN = 1000
 
@@ -114,6 +118,11 @@ class RedisBoardReader:
             while True:
                 heard = await self._hear(link)
                 if heard:
+                    await asyncio.sleep(_GATHER_S)
+                    for _ in range(_GATHERED):
+                        if (more := await link.receive(0.0)) is None:
+                            break
+                        heard += self._told(more, link)
                     yield heard
         except (RedisError, OSError) as error:
             raise LogUnavailable(f"the subscription at Redis {link.address} broke: {error}") from error
@@ -128,6 +137,9 @@ class RedisBoardReader:
             reply = await link.receive(self._ping_s)
         if reply is None:
             raise LogUnavailable(f"Redis at {link.address} has fallen silent")
+        return self._told(reply, link)
+
+    def _told(self, reply: Any, link: Link) -> list[Watermark]:
         if isinstance(reply, ResponseError):
             raise refusal(reply, link.address)
         return _decode_watermarks(reply[2]) if reply[0] == b"message" else []

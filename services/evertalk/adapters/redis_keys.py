@@ -14,6 +14,8 @@ MIRROR = "mirror:"
 STORE = "store:"
 WATERMARKS = "wm"
 RELAYED = "wm:relayed"
+#: Channel of what is appended to own logs: "KEY ID PAYLOAD", or nothing: origins have changed.
+APPENDED = "appended"
 
 #: The one field of a log or mirror entry: a serialized Batch.
 PAYLOAD = "b"

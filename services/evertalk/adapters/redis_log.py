@@ -116,10 +116,12 @@ class RedisLog:
     async def _claim(self, link: Link, run_id: str) -> str:
         where = f"Redis at {link.address}"
         fresh = origin_name(self._region, self._ids.ulid())
+        load = ("SCRIPT", "LOAD", scripts.APPEND.text)
         command = ("EVAL", scripts.CLAIM.text, 0, self._region, run_id, self._shards, fresh)
-        [reply] = await link.run([command], self._deadline_s)
-        if isinstance(reply, ResponseError):
-            raise refusal(reply, link.address)
+        loaded, reply = await link.run([load, command], self._deadline_s)
+        for one in (loaded, reply):
+            if isinstance(one, ResponseError):
+                raise refusal(one, link.address)
         outcome, value = (str(part, "utf-8") for part in reply)
         if outcome == "shards":
             raise ShardsMismatch(
@@ -138,9 +140,7 @@ class RedisLog:
         if link is None or not await link.is_idle():
             await self.close()
             raise LogUnavailable("the log is not claimed, or its Redis has closed the connection: claim again")
-        commands = [
-            ("XADD", self._streams[shard], "NOMKSTREAM", "0-*", keys.PAYLOAD, payload) for shard, payload in entries
-        ]
+        commands = [("EVALSHA", scripts.APPEND.sha, 1, self._streams[shard], payload) for shard, payload in entries]
         try:
             replies = await link.run(commands, self._deadline_s)
             sentence = ""

@@ -28,7 +28,7 @@ _PLAIN = "#!lua\n"
 
 _LIBRARY = f"""
 local META, ORIGINS, FLOOR, BASE = '{keys.META}', '{keys.ORIGINS}', '{keys.FLOOR}', '{keys.BASE}'
-local LOG, MIRROR, WAKE = '{keys.LOG}', '{keys.MIRROR}', '{keys.WAKE}'
+local LOG, MIRROR, WAKE, APPENDED = '{keys.LOG}', '{keys.MIRROR}', '{keys.WAKE}', '{keys.APPENDED}'
 
 local function whole(n) return string.format('%.0f', n) end
 
@@ -59,7 +59,10 @@ local function note(origin, region, state, last)
     '","last":[' .. table.concat(digits, ',') .. ']}}')
 end
 
-local function wake() redis.call('XADD', WAKE, 'MAXLEN', '1', '*', 'o', '') end
+local function wake()
+  redis.call('XADD', WAKE, 'MAXLEN', '1', '*', 'o', '')
+  redis.call('PUBLISH', APPENDED, '')
+end
 
 local function remove(origin, shards)  -- its logs or mirrors, floors and bases
   for shard = 0, shards - 1 do
@@ -112,6 +115,16 @@ redis.call('HSET', META, 'run_id', run_id, 'origin', fresh, 'region', region, 's
 note(fresh, region, 'open', {})
 wake()
 return {'new', fresh}
+"""
+)
+
+#: KEYS: log. ARGV: payload. Returns the new entry's ID, or nothing if there is no such stream.
+APPEND = Script(
+    _PLAIN
+    + f"""
+local id = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '0-*', '{keys.PAYLOAD}', ARGV[1])
+if id then redis.call('PUBLISH', '{keys.APPENDED}', KEYS[1] .. ' ' .. id .. ' ' .. ARGV[1]) end
+return id
 """
 )
 

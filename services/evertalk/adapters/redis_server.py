@@ -127,7 +127,8 @@ def users(node_password: str, peer_password: str, admin_password: str = "") -> l
         # and drop what scripts wrote if they do not suffice (valkey-io/valkey#3983, redis/redis#14541).
         "user default off resetpass ~* &* +@all",
         f"user node on {_hashed(node_password)} ~* &* +@all -@dangerous {_allowed(_NODE_MAY)}",
-        f"user peer on {_hashed(peer_password)} %R~* resetchannels &{keys.WATERMARKS} &{keys.RELAYED} -@all"
+        f"user peer on {_hashed(peer_password)} %R~* resetchannels &{keys.WATERMARKS} &{keys.RELAYED}"
+        f" &{keys.APPENDED} -@all"
         f" {_allowed(_PEER_MAY)}",
     ]
     if admin_password:
@@ -158,6 +159,8 @@ def _settings(directory: Path, port: int, maxmemory: int, bind: str) -> list[str
         "hz 1",
         "dynamic-hz yes",
         "tcp-keepalive 30",
+        # A peer that does not take what is pushed to it is let go of, before that fills the memory: it reads later.
+        "client-output-buffer-limit pubsub 8mb 2mb 10",
     ]
 
 

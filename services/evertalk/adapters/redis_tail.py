@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,18 @@ from evertalk.adapters.redis_common import COMMAND_S, CONNECT_S, Command, Link, 
 from evertalk.core.model import Stream
 from evertalk.ports import OriginInfo, RawEntry, Read
 
+LOOK_S = 1.0
+#: Whoever waits no longer than that is catching up, or wants to know all there is now.
+PATIENT_S = 0.1
+
 
 class RedisTail:
     """The Tail port over one region's Redis, own or a peer's. One task reads at a time.
 
-    One blocking XREAD per call, no polling. A reply that does not get through a narrow link in time is asked
-    for again in smaller pieces.
+    One blocking XREAD per call, no polling. Floors, missing streams and origins are read behind it once in LOOK_S,
+    and wherever what comes does not just follow the cursors: between, older ones are told, which is safe, for an
+    origin that was seen closed has nothing more. A reply that does not get through a narrow link in time is asked for
+    again in smaller pieces.
 
     Args:
         url: redis://user:password@host:port; a read-only user will do.
@@ -36,27 +43,45 @@ class RedisTail:
         self._missing: frozenset[str] = frozenset()
         self._raw_origins: list[bytes] = []
         self._origins: dict[str, OriginInfo] = {}
+        self.seen = Read()  # the last look: floors, missing and origins
+        self._look_s = 0.0  # when the next one is due
 
     async def read(self, cursors: Mapping[Stream, int], block_s: float, count: int = 100) -> Read:
         streams = {keys.stream_key(stream): stream for stream in cursors}
-        count = min(count, self._most or count)
-        commands = [_xread(cursors, self._wake, block_s, count)]
-        if streams:
-            commands.append(("HMGET", keys.FLOOR, *streams))
-        commands += self._existence(streams)
-        commands.append(("HGETALL", keys.ORIGINS))
+        count = self.page(count)
+        due = block_s < PATIENT_S or time.monotonic() >= self._look_s
+        commands = [_xread(cursors, self._wake, block_s, count), *(self._look(streams) if due else ())]
         try:
-            replies = await self._run(commands, block_s)
+            entries, *looked = await self._run(commands, block_s)
         except LinkBroken:
             self._most = max(1, count // 2)
             raise
         self._most = self._most and self._most + 1
-        read = Read(origins=self._parse_origins(replies.pop()))
-        self._take_entries(read, replies[0], streams)
-        if streams:
-            read.floors = {s: int(f) for s, f in zip(streams.values(), replies[1], strict=True) if f is not None}
-            read.missing = await self._missing_of(streams, replies[2:])
+        read, woken = Read(), self._wake
+        self._take_entries(read, entries, streams)
+        if not looked and (self._wake != woken or not _follows(read, cursors)):
+            looked = await self._run(self._look(streams))
+        if looked:
+            await self._take_look(streams, looked)
+        read.floors = self.seen.floors if looked else {}
+        read.missing = {s for s in self.seen.missing if s in cursors} - {entry.stream for entry in read.entries}
+        read.origins = dict(self.seen.origins)
         return read
+
+    def _look(self, streams: Mapping[str, Stream]) -> list[Command]:
+        floors: list[Command] = [("HMGET", keys.FLOOR, *streams)] if streams else []
+        return [*floors, *self._existence(streams), ("HGETALL", keys.ORIGINS)]
+
+    async def _take_look(self, streams: Mapping[str, Stream], replies: list[Any]) -> None:
+        seen = Read(origins=self._parse_origins(replies[-1]))
+        if streams:
+            seen.floors = {s: int(f) for s, f in zip(streams.values(), replies[0], strict=True) if f is not None}
+            seen.missing = await self._missing_of(streams, replies[1:-1])
+        self.seen, self._look_s = seen, time.monotonic() + LOOK_S
+
+    def page(self, count: int) -> int:
+        """Entries per stream that the next read brings at most, if it is asked for `count`."""
+        return min(count, self._most or count)
 
     async def _run(self, commands: list[Command], block_s: float = 0.0) -> list[Any]:
         if self._link is None or not self._link.is_open:
@@ -100,6 +125,14 @@ class RedisTail:
     async def close(self) -> None:
         if self._link is not None:
             await self._link.close()
+
+
+def _follows(read: Read, cursors: Mapping[Stream, int]) -> bool:
+    """True if something came, and nothing that does not follow its cursor."""
+    first: dict[Stream, int] = {}
+    for entry in read.entries:
+        first.setdefault(entry.stream, entry.position)
+    return bool(first) and all(position == cursors[stream] + 1 for stream, position in first.items())
 
 
 def _xread(cursors: Mapping[Stream, int], wake: bytes, block_s: float, count: int) -> Command:

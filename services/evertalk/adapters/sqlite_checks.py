@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import zlib
+from zlib import crc32
 
 from evertalk.core.errors import StoreDamaged
 
@@ -31,7 +31,7 @@ def checksum(*values: bytes | str | int | None) -> int:
     """CRC-32 of a row's values."""
     found = 0
     for value in values:
-        found = zlib.crc32(value if isinstance(value, bytes) else b"%a" % (value,), found)
+        found = crc32(value if type(value) is bytes else ascii(value).encode(), found)  # seven for every message
     return found
 
 

@@ -152,12 +152,7 @@ class Merger:
             return None
         if event.kind == Kind.UNKNOWN:
             return None
-        if event.kind == Kind.MEMBERSHIP:
-            assert isinstance(event.body, Membership)
-            self._index_members(place.id, [event.body.account])
-        elif event.kind == Kind.CONVERSATION:
-            assert isinstance(event.body, Conversation)
-            self._index_members(place.id, event.body.members)
+        self._index(place, event)
         (origin, position), *more = copies
         return Applied(event, accepted_at, origin, place.shard, position, late, parent_missing, tuple(more))
 
@@ -316,12 +311,7 @@ class Merger:
         self.change += 1
         accepted_at = min(rank, old_rank)[0]
         self._db.execute(_NOTE, (self.change, self.origin(first[0]), first[1], accepted_at, further, change))
-        if event.kind == Kind.MEMBERSHIP:
-            assert isinstance(event.body, Membership)
-            self._index_members(place.id, [event.body.account])
-        elif event.kind == Kind.CONVERSATION:
-            assert isinstance(event.body, Conversation)
-            self._index_members(place.id, event.body.members)
+        self._index(place, event)
 
     def _empty(self, text: int | None) -> None:
         """Take the bytes out of a row of texts and leave the row, so that no page is ever merged."""
@@ -334,6 +324,14 @@ class Merger:
     def _winner(self, scope: int, kind: int, slot: bytes) -> tuple[Event, list[Copy]] | None:
         row = self._db.execute(_OLD, (scope, int(kind), slot)).fetchone()
         return (decode_event(row[6]), [(row[1], row[2]), *load_copies(row[4])]) if row else None
+
+    def _index(self, place: Place, event: Event) -> None:
+        """A creation or membership has won its slot or has another copy; of others nothing follows."""
+        body = event.body
+        if isinstance(body, Membership):
+            self._index_members(place.id, [body.account])
+        elif isinstance(body, Conversation):
+            self._index_members(place.id, body.members)
 
     def _index_members(self, scope: int, accounts: Iterable[bytes]) -> None:
         """Bring the rows of `members` in line with the winning facts.

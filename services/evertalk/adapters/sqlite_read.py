@@ -48,6 +48,8 @@ REACTIONS_ON = (
     f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = {Kind.REACTION:d} AND slot >= ? AND slot < ? ORDER BY slot"
 )
 OF_KIND = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = ? ORDER BY slot"
+#: The ids that slots begin with grow with time: of the newest messages.
+DELETIONS = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = {Kind.DELETION:d} ORDER BY slot DESC LIMIT ?"
 ONE = f"SELECT {FACT} FROM facts WHERE scope = ? AND kind = ? AND slot = ?"
 CHANGED = f"SELECT change, {FACT} FROM facts WHERE change > ? ORDER BY change LIMIT ?"
 _GRAVE_BYTES = 100
@@ -128,15 +130,20 @@ def join_page(db: sqlite3.Connection, shards: int, scope: bytes, limit: int) -> 
 
 
 def whole(db: sqlite3.Connection, shards: int, number: int, limit: int) -> list[Applied]:
-    """Creation, members and title, the newest messages, what hangs on them, receipts; in the caller's snapshot."""
+    """Creation, members and title, the newest messages, what hangs on them, what was deleted among them, receipts.
+
+    In the caller's snapshot. Whoever is shown an answer has to know that its question is gone: a node that lags may
+    bring it yet.
+    """
     first = [
         applied(row, shards)
         for kind in (Kind.CONVERSATION, Kind.MEMBERSHIP, Kind.TITLE)
         for row in db.execute(OF_KIND, (number, int(kind)))
     ]
     messages = [applied(row, shards) for row in _newest(db, number, None, limit)[0]]
+    deletions = [applied(row, shards) for row in db.execute(DELETIONS, (number, limit))]
     receipts = [applied(row, shards) for row in db.execute(OF_KIND, (number, int(Kind.RECEIPT)))]
-    return first + messages + dependents(db, shards, number, [m.event for m in messages]) + receipts
+    return first + messages + dependents(db, shards, number, [m.event for m in messages]) + deletions + receipts
 
 
 def conversation(db: sqlite3.Connection, scope: bytes) -> ConversationState | None:

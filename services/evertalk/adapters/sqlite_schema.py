@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar, cast
@@ -45,6 +46,8 @@ class Connection(aiosqlite.Connection):
         self._pragmas = pragmas
         self._damaged = damaged
         self.failure: sqlite3.Error | None = None
+        # Each is written by one thread only. Equal: the other has nothing to do until we say so.
+        self._handed_over = self._done = 0
 
     def _open_or_note(self) -> sqlite3.Connection:
         """aiosqlite does not wait for its thread when connecting fails, so it never does."""
@@ -62,9 +65,31 @@ class Connection(aiosqlite.Connection):
         """
         if self._connection is None:
             raise StoreError(f"the store {self._path} is closed")
-        try:
+
+        def counted(db: sqlite3.Connection) -> T:
+            try:
+                return work(db)
+            finally:
+                self._done += 1
+
+        self._handed_over += 1
+        with self._errors_named():
             # aiosqlite has public methods for single statements only, each a hand-over of its own.
-            return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+            return cast(T, await self._execute(counted, self._conn))  # type: ignore[no-untyped-call]
+
+    async def run_short(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, at once and on this thread, unless the other one has something to do: two hand-overs take longer
+        than a small transaction, and longer still where both threads want the interpreter.
+        """
+        if self._connection is None or self._done != self._handed_over:
+            return await self.run(work)
+        with self._errors_named():
+            return work(self._conn)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             named = _named(error, f"the store {self._path} failed: {error}")
             if self._damaged is not None and isinstance(named, StoreDamaged):
@@ -79,7 +104,8 @@ def _named(error: sqlite3.Error, sentence: str) -> StoreError:
 
 
 def _open(path: Path, pragmas: Sequence[str]) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    # One thread at a time all the same: `run_short` sees to that.
+    db = sqlite3.connect(path, isolation_level=None, cached_statements=256, check_same_thread=False)
     try:
         for pragma in pragmas:
             db.execute(pragma)

@@ -28,11 +28,18 @@ __all__ = ["Runner", "SqliteStore", "discard"]
 
 T = TypeVar("T")
 
+#: Events that are applied without a hand-over to the writer's thread: some milliseconds.
+_FEW = 128
+
 
 class Runner(Protocol):
     """A connection as the store uses it: one call is one hand-over, in order, done even if its caller is cancelled."""
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
+
+    async def run_short(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, for what takes a few milliseconds at most: it may hold everything else up meanwhile."""
+        ...
 
 
 class SqliteStore:
@@ -69,9 +76,16 @@ class SqliteStore:
             StoreError: cannot be opened, damaged, of another number of shards or of a newer schema. `discard`
                 removes it.
         """
-        crashed = path.with_name(path.name + "-wal").exists()  # SQLite removes it when it closes the file
+        wal = path.with_name(path.name + "-wal")
+        crashed = wal.exists()  # SQLite removes it when it closes the file
         damaged = asyncio.Event()
+
+        def still_crashed(failure: type[BaseException] | None, *_: object) -> None:
+            if crashed and failure is not None:
+                wal.touch()  # the next opening must see it too
+
         async with AsyncExitStack() as stack:
+            stack.push(still_crashed)
             writer = await connect(path, WRITER, damaged)
             stack.push_async_callback(writer.close)
 
@@ -79,7 +93,7 @@ class SqliteStore:
                 check_wal(db, path)
                 prepare(db, path, shards, ids.ulid, crashed)
 
-            await writer.run(make_fit)  # at once: closing removes the sign of a crash, also where a start is cancelled
+            await writer.run(make_fit)
             writing = await writer.run(Writer)
             readers = []
             for _ in range(2):
@@ -112,7 +126,9 @@ class SqliteStore:
     async def apply(
         self, entries: Sequence[Entry], now_ms: int, parent_missing: frozenset[tuple[str, int, int]] = frozenset()
     ) -> list[Applied]:
-        return await self._writer.run(lambda db: self._writing.apply(entries, now_ms, parent_missing))
+        few = sum(len(entry.records) for entry in entries) <= _FEW
+        run = self._writer.run_short if few else self._writer.run
+        return await run(lambda db: self._writing.apply(entries, now_ms, parent_missing))
 
     async def pass_hole(self, hole: Hole) -> None:
         await self._writer.run(lambda db: self._writing.pass_hole(hole))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -12,7 +11,7 @@ from evertalk.core import model
 from evertalk.core.errors import Code, Refused
 from evertalk.core.ids import shard_of
 from evertalk.core.model import Entry, Event, Grave, Kind, Record, Row
-from evertalk.core.vector import Hole, Vector
+from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import RawEntry
 from evertalk.v1 import chat_pb2, cluster_pb2, event_pb2, vector_pb2
 
@@ -28,7 +27,6 @@ _KINDS = {
     "account": Kind.ACCOUNT,
     "handle_claim": Kind.HANDLE_CLAIM,
 }
-_FIELDS = {kind: field for field, kind in _KINDS.items()}
 
 # A node meets an event again and again: on a stream, in the log, in another copy. Small ones are decoded once.
 _SMALL_BYTES = 1024
@@ -50,10 +48,9 @@ def _decode(raw: bytes) -> Event:
     except DecodeError as error:
         raise Refused(Code.MALFORMED, "an event does not parse as evertalk.v1.Event") from error
     field = pb.WhichOneof("body")
-    kind = _KINDS[field] if field else Kind.UNKNOWN
     return Event(
-        pb.id, pb.scope, pb.sender, pb.session, pb.hlc, kind, _body(pb, kind),
-        tuple((n.origin, n.position) for n in pb.need), pb.version, pb.expires_at_ms, raw,
+        pb.id, pb.scope, pb.sender, pb.session, pb.hlc, _KINDS[field] if field else Kind.UNKNOWN, _body(pb, field),
+        tuple([(n.origin, n.position) for n in pb.need]) if pb.need else (), pb.version, pb.expires_at_ms, raw,
     )  # fmt: skip
 
 
@@ -64,31 +61,36 @@ def _target(pb: event_pb2.Target) -> model.Target:
     return model.Target(pb.sender, pb.id)
 
 
-def _body(pb: event_pb2.Event, kind: Kind) -> model.Body:
-    match kind:
-        case Kind.MESSAGE:
+def _attachments(pb: event_pb2.Message) -> tuple[model.Attachment, ...]:
+    return tuple([model.Attachment(a.sha256, a.size_bytes, a.media_type, a.name) for a in pb.attachments])
+
+
+def _body(pb: event_pb2.Event, field: str | None) -> model.Body:
+    match field:  # by its name: enum members take long to look up. To iterate over nothing, as long as three fields
+        case "message":
             m = pb.message
-            files = tuple(model.Attachment(a.sha256, a.size_bytes, a.media_type, a.name) for a in m.attachments)
-            return model.Message(m.text, m.encrypted, m.reply_to, m.reply_to_sender, files)
-        case Kind.EDIT:
+            return model.Message(
+                m.text, m.encrypted, m.reply_to, m.reply_to_sender, _attachments(m) if m.attachments else ()
+            )
+        case "edit":
             return model.Edit(_target(pb.edit.target), pb.edit.text, pb.edit.encrypted)
-        case Kind.DELETION:
+        case "deletion":
             return model.Deletion(_target(pb.deletion.target))
-        case Kind.REACTION:
+        case "reaction":
             return model.Reaction(_target(pb.reaction.target), pb.reaction.emoji, pb.reaction.removed)
-        case Kind.CONVERSATION:
+        case "conversation":
             c = pb.conversation
             return model.Conversation(c.kind, c.title, tuple(c.members))
-        case Kind.MEMBERSHIP:
+        case "membership":
             return model.Membership(pb.membership.account, pb.membership.role)
-        case Kind.TITLE:
+        case "title":
             return model.Title(pb.title.title)
-        case Kind.RECEIPT:
+        case "receipt":
             return model.Receipt(pb.receipt.level, pb.receipt.origin, pb.receipt.position)
-        case Kind.ACCOUNT:
+        case "account":
             a = pb.account
             return model.Account(a.handle, a.display_name, a.password_hash)
-        case Kind.HANDLE_CLAIM:
+        case "handle_claim":
             return model.HandleClaim(pb.handle_claim.handle, pb.handle_claim.account)
     return None
 
@@ -143,7 +145,7 @@ def encode_event(event: Event) -> Event:
             pb.handle_claim.handle, pb.handle_claim.account = body.handle, body.account
         case None:
             raise ValueError("an event of unknown kind cannot be made here, only passed on")
-    return dataclasses.replace(event, raw=pb.SerializeToString(deterministic=True))
+    return event._replace(raw=pb.SerializeToString(deterministic=True))
 
 
 def encode_batch(records: Iterable[Record]) -> bytes:
@@ -163,7 +165,7 @@ def decode_batch(payload: bytes) -> tuple[Record, ...]:
         pb = event_pb2.Batch.FromString(payload)
     except DecodeError as error:
         raise Refused(Code.MALFORMED, "a log entry does not parse as evertalk.v1.Batch") from error
-    return tuple(Record(decode_event(r.event), r.accepted_at) for r in pb.records)
+    return tuple([Record(decode_event(r.event), r.accepted_at) for r in pb.records])
 
 
 def decode_entry(raw: RawEntry) -> Entry:
@@ -190,6 +192,18 @@ def encode_vector(vector: Vector) -> vector_pb2.Vector:
             for origin, shards in sorted(by_origin.items())
         ]
     )
+
+
+def marker_field(vector: Vector) -> bytes:
+    """A frame with this marker only. All readers of a group are told the same at the same time."""
+    if vector.holes:
+        return chat_pb2.SessionResponse(marker=encode_vector(vector)).SerializeToString()
+    return _marker_field(tuple(vector))
+
+
+@lru_cache(64)
+def _marker_field(positions: tuple[tuple[Key, int], ...]) -> bytes:
+    return chat_pb2.SessionResponse(marker=encode_vector(Vector(dict(positions)))).SerializeToString()
 
 
 def decode_vector(pb: vector_pb2.Vector) -> Vector:

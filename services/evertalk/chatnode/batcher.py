@@ -24,8 +24,8 @@ from evertalk.core.errors import (
 from evertalk.core.model import Record
 from evertalk.ports import Log
 
-#: Own entries appended but not applied here, beyond which commits wait: else acks outrun deliveries.
-_LAG_ENTRIES = 64
+#: Own events appended and not read by the tail, beyond which commits wait: else acknowledgements outrun deliveries.
+_LAG_EVENTS = 256
 _CLAIM_RETRY_S = 0.2
 _RECHECK_S = 0.5
 
@@ -47,8 +47,8 @@ class Pending:
 class Batcher:
     """Owns the log connection: claims the origin, appends, and says when the origin is another one."""
 
-    #: (origin, shard, position) -> entries up to there that the tail has not read; set by the composition root.
-    unread: Callable[[str, int, int], int]
+    #: (origin, shard) -> position up to which the tail has read; set by the composition root.
+    read_to: Callable[[str, int], float]
     #: Until this store has what its reachable peers had: who was without a log may have missed much (P9, R8).
     catch_up: Callable[[], Awaitable[None]]
 
@@ -62,7 +62,9 @@ class Batcher:
         self._idle = asyncio.Event()
         self._suspected = False
         self._claimed_once = False
-        self._appended: dict[int, int] = {}  # shard -> last position of ours
+        self._unread: dict[
+            int, deque[tuple[int, int]]
+        ] = {}  # by shard: (position, events) that the tail has yet to read
 
     def submit(self, pending: Pending) -> None:
         """Queue an event for the next batch.
@@ -144,14 +146,20 @@ class Batcher:
         node = self._node
         try:
             async with asyncio.timeout(limits.NEED_WAIT_S):
-                while self._lag() > _LAG_ENTRIES:
+                while self._lag() > _LAG_EVENTS:
                     await node.progress.wait()
         except TimeoutError:
             pass
 
     def _lag(self) -> int:
-        origin = self._node.origin
-        return max((self.unread(origin, s, p) for s, p in self._appended.items()), default=0)
+        """Own events that the tail has yet to read."""
+        origin, lag = self._node.origin, 0
+        for shard, entries in self._unread.items():
+            read_to = self.read_to(origin, shard)
+            while entries and entries[0][0] <= read_to:
+                entries.popleft()
+            lag += sum(events for _, events in entries)
+        return lag
 
     def _gather(self) -> dict[int, list[Pending]]:
         batches: dict[int, list[Pending]] = {}
@@ -183,7 +191,7 @@ class Batcher:
         for (shard, batch), outcome in zip(batches.items(), outcomes, strict=True):
             if isinstance(outcome, int):
                 self._node.counters.accepted += len(batch)
-                self._appended[shard] = outcome
+                self._unread.setdefault(shard, deque()).append((outcome, len(batch)))
             elif not isinstance(outcome, LogFull):
                 lost = outcome
             for pending in batch:
@@ -199,7 +207,7 @@ class Batcher:
         gone = LogUnavailable("the log was lost before this was written")
         for pending in dropped:
             pending.done(gone)
-        self._appended = {}
+        self._unread.clear()
         self._node.caught_up = False
         self._on_lost(Refused(Code.NEW_ORIGIN, "this node lost its log: reconnect, here or elsewhere", 100))
         await self.claim()

@@ -48,6 +48,9 @@ class Had:
 
     def was_shown(self, one: Applied) -> bool:
         """True if a copy of it was shown elsewhere: a token may have let go of it, so it must not come again."""
-        if not self._have or one.event.scope in self._joined:
+        have = self._have
+        if not have or one.event.scope in self._joined:
             return False
-        return any(self._have.holds(o, one.shard, p) for o, p in ((one.origin, one.position), *one.further))
+        if have.holds(one.origin, one.shard, one.position):
+            return True
+        return bool(one.further) and any(have.holds(o, one.shard, p) for o, p in one.further)

@@ -12,7 +12,8 @@ from evertalk.chatnode.node import Node, State
 from evertalk.chatnode.session import Session, Write
 from evertalk.core import limits
 from evertalk.core.errors import Code, Refused
-from evertalk.core.model import Applied, Event, Kind, Membership, Role
+from evertalk.core.merge import JOINING
+from evertalk.core.model import Applied, Event, Membership, Role
 from evertalk.core.vector import Key
 from evertalk.v1 import chat_pb2
 
@@ -139,7 +140,7 @@ class Hub:
         return bool(self._by_account)
 
     def moved(self) -> None:
-        """`fanned` has moved: who had more than this node may be told the rest."""
+        """`fanned` has moved, or time has: who had more than this node may be told the rest."""
         for session in list(self._lagging):
             session.caught_up()
             if not session.had.lagging:
@@ -162,6 +163,7 @@ class Hub:
 
     def beat_all(self) -> None:
         """A heartbeat to everybody now: it is time, or what it says has changed."""
+        self.moved()  # else at a quiet node nobody notices that what is waited for never comes
         self._beat(self._sessions())
 
     def _beat(self, sessions: list[Session]) -> None:
@@ -193,7 +195,7 @@ class Hub:
         found: Members = {}
         if self._by_account:
             for event in events:
-                if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP) and event.scope not in found:
+                if event.kind in JOINING and event.scope not in found:
                     found[event.scope] = await self.node.members(event.scope)
         return found
 
@@ -205,10 +207,12 @@ class Hub:
         """
         if not self._by_account:
             return
-        ahead = {(one.event.sender, one.event.id) for one in applied}  # no page brings these
+        ahead: set[tuple[bytes, bytes]] = set()
+        if any(one.event.kind in JOINING for one in applied):
+            ahead = {(one.event.sender, one.event.id) for one in applied}  # no page brings these
         for one in applied:
             event = one.event
-            if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
+            if event.kind in JOINING:
                 await self._joined(one, ahead, were_in.setdefault(event.scope, set()))
                 continue
             ahead.discard((event.sender, event.id))

@@ -15,8 +15,8 @@ from evertalk.core import limits
 from evertalk.core.accept import Rights
 from evertalk.core.clock import HybridClock, ms_of
 from evertalk.core.errors import Code, Refused
-from evertalk.core.merge import initial_role
-from evertalk.core.model import Conversation, Event, Kind, Role
+from evertalk.core.merge import JOINING, initial_role
+from evertalk.core.model import Conversation, Event, Role
 from evertalk.core.replication import Watermarks
 from evertalk.core.vector import Hole, Key, Vector
 from evertalk.ports import Clock, Ids, OriginInfo, Store, StoreEntry
@@ -197,7 +197,7 @@ class Node:
         self.hlc.merge(accepted_at)
         if accepted_at > self.highest_accepted:
             self.highest_accepted = accepted_at
-        if event.kind in (Kind.CONVERSATION, Kind.MEMBERSHIP):
+        if event.kind in JOINING:
             self._rights_version += 1
             self._rights.pop(event.scope, None)
             self.not_pending(event)

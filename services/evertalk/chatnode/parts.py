@@ -56,7 +56,7 @@ class Parts:
         self.batcher = Batcher(node, world.log, self.hub.cut_all)
         self.hub.batcher = self.batcher
         self.tailer = Tailer(node, world.tail, self.hub, self.batcher.suspect)
-        self.batcher.unread = self.tailer.lag
+        self.batcher.read_to = self.tailer.read_to
         self.catch_up = CatchUp(node, self.tailer, world.transport, world.keyring, world.board, world.again)
         self.batcher.catch_up = self.catch_up.start
         accounts = Accounts(node, self.batcher, world.keyring, world.passwords)

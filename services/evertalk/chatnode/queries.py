@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from evertalk.adapters.wire import decode_vector, encode_delivery, encode_graves, encode_rows, encode_vector
 from evertalk.chatnode.hub import Hub
 from evertalk.chatnode.node import Node
@@ -119,6 +121,7 @@ class Queries:
             delivered=node.counters.delivered,
             streams=streams,
             log_reachable=reachable,
+            tasks=len(asyncio.all_tasks()),
         )
 
     async def _streams(self) -> tuple[list[cluster_pb2.StreamView], bool]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector
+from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector, marker_field
 from evertalk.chatnode.batcher import Pending, refusal_of
 from evertalk.chatnode.door import Turn
 from evertalk.chatnode.had import Had
@@ -220,14 +220,17 @@ class Session:
             return
         self._deliveries.append(((with_.origin, with_.shard), with_.position, delivery))
         self._queued_bytes += len(delivery)
-        if self._queued_bytes > limits.SESSION_QUEUE_BYTES + self._room_for_page:
+        if self._is_full() and self._resuming:
+            self._leave_to_pages()
+            self._overflowed = True  # another pass over the store will bring it
+        if self._is_full():
             self._empty_queue()
-            if self._resuming:
-                self._overflowed = True  # another pass over the store will bring it
-            else:
-                self.cut(Refused(Code.SLOW_READER, "this session reads too slowly: reconnect to resume", 500))
+            self.cut(Refused(Code.SLOW_READER, "this session reads too slowly: reconnect to resume", 500))
             return
         self._wake.set()
+
+    def _is_full(self) -> bool:
+        return self._queued_bytes > limits.SESSION_QUEUE_BYTES + self._room_for_page
 
     def caught_up(self) -> None:
         """The node has moved on: if it has reached `have` in some shard, go through the store again."""
@@ -297,16 +300,14 @@ class Session:
         used |= self._add_replicated(head)
         parts: list[bytes] = []
         if not self._resuming:
-            used |= self._add_deliveries(head, parts)
+            used |= self._add_deliveries(parts)
         if self._heartbeat:
             head.heartbeat.region_time_ms = self._node.region_time_ms()
             head.heartbeat.peers_live = bool(self._node.live_peers())
             self._heartbeat, used = False, True
         if self._go_away is not None and not self._deliveries and not self._resuming:
             head.go_away.CopyFrom(self._go_away)
-            fanned, lagging = self._node.fanned, self.had.lagging
-            last = _part(fanned, {k for k, _ in fanned if k[1] not in lagging})
-            head.go_away.marker.CopyFrom(encode_vector(last))
+            head.go_away.marker.CopyFrom(encode_vector(self._marker(idle_too=True)))
             self._go_away, used = None, True
         if not used:
             return None
@@ -327,7 +328,7 @@ class Session:
             head.replicated.CopyFrom(encode_vector(self._node.replicated_of(moved)))
         return bool(moved)
 
-    def _add_deliveries(self, head: chat_pb2.SessionResponse, parts: list[bytes]) -> bool:
+    def _add_deliveries(self, parts: list[bytes]) -> bool:
         size = 0
         while self._deliveries and size < _FRAME_BYTES:
             key, position, delivery = self._deliveries.popleft()
@@ -341,23 +342,25 @@ class Session:
         self._sent.set()
         self._room_for_page = 0
         if self._unmarked or self._heartbeat:
-            marker = self._marker()
+            marker = self._marker(idle_too=self._heartbeat)
             if marker:
-                head.marker.CopyFrom(encode_vector(marker))
-                return True
+                parts.append(marker_field(marker))
         return bool(parts)
 
-    def _marker(self) -> Vector:
+    def _marker(self, idle_too: bool) -> Vector:
         """What has moved since the last one, all origins of a shard at once (R13).
 
         `have` beyond what was said in a conversation, and below its creation (an own one is never delivered), would
         look like one who has just joined; beyond a joining and below what its page left to History, a resume would
         bring that, behind what answers it.
+
+        Args:
+            idle_too: also of shards in which nothing was sent.
         """
         fanned = self._node.fanned
-        shards = {k[1] for k, _ in fanned} if self._heartbeat else {shard for _, shard in self._unmarked}
+        shards = {k[1] for k, _ in fanned} if idle_too else {shard for _, shard in self._unmarked}
         shards -= self.had.lagging
-        marker = _part(fanned, {k for k, p in fanned if k[1] in shards and p > self.marked[k]})
+        marker = fanned.beyond(self.marked, shards)
         self.marked.absorb(marker)  # with its holes: what fills them has not been sent
         self._unmarked = {k: p for k, p in self._unmarked.items() if p > fanned[k]}  # amid a fan-out or an import
         return marker
@@ -395,15 +398,18 @@ class Session:
         await self._pass(decode_vector(self._hello.have))
         self._turn.end()
 
+    def _leave_to_pages(self) -> None:
+        """What is queued is in the store, which knows all copies of it: the pages bring it once, but for what `have`
+        names and was let through all the same."""
+        kept = [one for one in self._deliveries if self.had.names(*one[:2])]
+        self._empty_queue()
+        self._deliveries.extend(kept)
+        self._queued_bytes = sum(len(delivery) for *_, delivery in kept)
+
     async def _pass(self, have: Vector) -> None:
         """Everything beyond `have`, then live again."""
         while True:
-            # What was queued until now is in the store, which knows all copies of it: the pages bring it once,
-            # but for what `have` names and was let through all the same.
-            kept = [one for one in self._deliveries if self.had.names(*one[:2])]
-            self._empty_queue()
-            self._deliveries.extend(kept)
-            self._queued_bytes = sum(len(delivery) for *_, delivery in kept)
+            self._leave_to_pages()
             self._overflowed = False
             await self._pages(have)
             have = self.marked.copy()
@@ -425,7 +431,7 @@ class Session:
             if after is None:
                 marker = _part(start, {k for k, _ in start if k[1] not in self._lags(start)})
                 self.marked.absorb(marker)
-                fields.append(chat_pb2.SessionResponse(marker=encode_vector(marker)).SerializeToString())
+                fields.append(marker_field(marker))
             await self._send_parts(fields)
 
     async def _send_parts(self, fields: list[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 from evertalk.adapters.wire import decode_batch
@@ -220,10 +220,11 @@ class Tailer:
             self._node.log.error("entry does not parse", stream=str(raw.stream), position=raw.position, why=str(error))
             return ()
 
-    def lag(self, origin: str, shard: int, position: int) -> int:
-        """Entries of an own log up to `position` that were not read yet; 0 where entries wait for parents (R11)."""
+    def read_to(self, origin: str, shard: int) -> float:
+        """Position up to which (origin, shard) was read; infinite where entries wait for parents: nobody is to wait for
+        those (R11)."""
         key = (origin, shard)
-        return 0 if self._held.queued(key) else position - max(self._read.get(key, 0), self._node.store.vector[key])
+        return inf if self._held.queued(key) else max(self._read.get(key, 0), self._node.store.vector[key])
 
     # ------------------------------------------------------------ applying
 
@@ -273,7 +274,7 @@ class Tailer:
         node = self._node
         reached = node.store.vector.copy()
         reached.merge(coming or Vector())
-        rows = [replace(row, parent_missing=self._is_orphan(row, reached)) for row in rows]
+        rows = [row._replace(parent_missing=self._is_orphan(row, reached)) for row in rows]
         for scope, members in (await self._audience.members_of(row.event for row in rows)).items():
             self._were_in.setdefault(scope, members)
         applied = await node.store.import_rows(rows, node.region_time_ms(), graves)
@@ -310,7 +311,7 @@ class Tailer:
                     found.append(one)
                 elif brought:
                     copy = (entry.origin, entry.position)
-                    found.append(replace(brought, further=(*brought.further, copy)))
+                    found.append(brought._replace(further=(*brought.further, copy)))
         return found
 
     async def hand_out(self) -> None:
@@ -334,7 +335,7 @@ class Tailer:
         """The import has broken off, and its parent may be on a page that never comes (R11)."""
         origins = [one.origin, *(origin for origin, _ in one.further)]
         lacking = parents_lacking(one.event, origins, one.shard, reached, self._node.met)
-        return replace(one, parent_missing=True) if lacking else one
+        return one._replace(parent_missing=True) if lacking else one
 
     async def import_finished(self, source: str = "") -> None:
         """The store's vector jumped (the caller holds `writing`): markers may follow, gaps below it are filled."""

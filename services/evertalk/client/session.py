@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 from evertalk.adapters import wire
@@ -19,7 +18,7 @@ from evertalk.core.clock import HybridClock, RegionTime
 from evertalk.core.errors import RETRY, Code, SendFailed, SendUnknown
 from evertalk.core.ids import group_scope, shard_of
 from evertalk.core.merge import REGISTERS
-from evertalk.core.model import Applied, Body, Durability, Event, Kind
+from evertalk.core.model import Applied, Body, Deletion, Durability, Event, Kind
 from evertalk.core.outbox import Outbox
 from evertalk.core.sending import (
     Accepted,
@@ -87,6 +86,7 @@ class Session:
         self._hybrid = HybridClock(token.hlc)
         self._time = RegionTime()
         self._seen = Seen()
+        self._deleted = Seen()  # (conversation, sender and id) of messages
         for key in token.delivered.events():
             self._seen.add(key)
         self._replicated = Vector()
@@ -179,7 +179,7 @@ class Session:
         hlc = self._hybrid.tick(self.now_ms())
         event = Event(id, scope, self.account, self.id, hlc, kind, body, needs, version, expires_at_ms)
         if kind in REGISTERS and not version:
-            event = replace(event, version=self._versions.next(event))
+            event = event._replace(version=self._versions.next(event))
         event = wire.encode_event(event)
         accept.check_form(event)
         return event
@@ -275,7 +275,11 @@ class Session:
         self._note(applied)
         if event.session == self.id and event.sender == self.account:
             return
+        if event.kind == Kind.MESSAGE and (event.scope, event.sender + event.id) in self._deleted:
+            return  # a page left it out, and now an older stream, which hung, brings it behind what answers it (R12)
         if self._seen.add((event.sender, event.id)):
+            if isinstance(body := event.body, Deletion):
+                self._deleted.add((event.scope, body.target.sender + body.target.id))
             self.inbox.put(applied)
             if self.receipts and event.kind == Kind.MESSAGE and event.sender != self.account:
                 self.receipts.note(event.scope, applied.origin, applied.position, self._clock.monotonic(), self._poke)

@@ -171,6 +171,7 @@ def to_json(look: ClusterLook) -> dict[str, Any]:
                 "state": a.state,
                 "origin": a.origin,
                 "sessions": a.sessions,
+                "tasks": a.tasks,
                 "lag_entries": lag[name],
                 "live_peers": list(a.live_peers),
                 "accepted": a.accepted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 
 from evertalk.core import limits
 from evertalk.core.errors import Code, Refused
@@ -11,6 +12,7 @@ from evertalk.core.errors import Code, Refused
 _ALLOWED = "._-"
 
 
+@lru_cache(4096)  # asked for every message and every delivery
 def shard_of(scope: bytes, shards: int) -> int:
     """Shard of a scope (conversation id, account id or handle scope), 0 ≤ shard < shards."""
     return int.from_bytes(hashlib.blake2b(scope, digest_size=8).digest(), "big") % shards

@@ -34,6 +34,8 @@ CONVERSATIONAL = frozenset(
 )
 #: Hang on a message and go with it when it is deleted.
 DEPENDENT = frozenset({Kind.EDIT, Kind.REACTION})
+#: Change who is in a conversation.
+JOINING = frozenset({Kind.CONVERSATION, Kind.MEMBERSHIP})
 #: Answered only when replicated, while a peer is live (R14).
 CREATIONS = frozenset({Kind.CONVERSATION, Kind.MEMBERSHIP, Kind.ACCOUNT, Kind.HANDLE_CLAIM})
 
@@ -53,6 +55,8 @@ def slot_of(event: Event) -> bytes:
     """Where an event belongs within (scope, kind): events of one slot compete, others live side by side."""
     body = event.body
     match event.kind:
+        case Kind.MESSAGE:  # most are, and every member of an enum takes its time to look up
+            return event.id + event.sender
         case Kind.EDIT | Kind.DELETION:
             target = target_of(event)
             assert target is not None
@@ -70,7 +74,7 @@ def slot_of(event: Event) -> bytes:
             return event.sender
         case Kind.CONVERSATION | Kind.TITLE | Kind.ACCOUNT:
             return b""
-        case _:  # messages, and kinds that this version does not know
+        case _:  # kinds that this version does not know
             return event.id + event.sender
 
 

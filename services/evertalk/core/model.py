@@ -1,8 +1,10 @@
-"""What is said: events and their bodies, as plain data; and what a node makes of them."""
+"""What is said: events and their bodies, as plain data; and what a node makes of them.
+
+Named tuples, for one is made in a quarter of the time that a frozen dataclass takes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -48,16 +50,14 @@ class Durability(IntEnum):
     REPLICATED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(NamedTuple):
     sha256: bytes
     size_bytes: int
     media_type: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     text: str = ""
     encrypted: bytes = b""
     reply_to: bytes = b""
@@ -65,67 +65,57 @@ class Message:
     attachments: tuple[Attachment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A message is named by its sender and id, within its conversation."""
 
     sender: bytes
     id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     target: Target
     text: str = ""
     encrypted: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Deletion:
+class Deletion(NamedTuple):
     target: Target
 
 
-@dataclass(frozen=True, slots=True)
-class Reaction:
+class Reaction(NamedTuple):
     target: Target
     emoji: str
     removed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     kind: int
     title: str
     members: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(NamedTuple):
     account: bytes
     role: int
 
 
-@dataclass(frozen=True, slots=True)
-class Title:
+class Title(NamedTuple):
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     level: int
     origin: str
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     handle: str
     display_name: str
     password_hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class HandleClaim:
+class HandleClaim(NamedTuple):
     handle: str
     account: bytes
 
@@ -133,8 +123,7 @@ class HandleClaim:
 Body = Message | Edit | Deletion | Reaction | Conversation | Membership | Title | Receipt | Account | HandleClaim | None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event, stamped once by its author's SDK (R1).
 
     `raw` is the serialized form every copy carries; it is empty only before the first serialization.
@@ -159,8 +148,7 @@ class Event:
         return (self.hlc, self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """An event as one node accepted it."""
 
     event: Event
@@ -175,8 +163,7 @@ class Stream(NamedTuple):
     mirror: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stream entry: a batch of records at a position of (origin, shard)."""
 
     origin: str
@@ -185,8 +172,7 @@ class Entry:
     records: tuple[Record, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """An event that the store had not known, or whose slot it won: to be fanned out.
 
     `further` is ((origin, position), …) of other copies that came with it.
@@ -202,8 +188,7 @@ class Applied:
     further: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of an Export: the winning event of a slot with the positions of all its copies (R9).
 
     `copies` is ((origin, position), …); the first is the winner's own. `parent_missing` is a local mark of who takes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 Key = tuple[str, int]
@@ -63,6 +63,13 @@ class Vector:
         """An independent copy."""
         made = Vector.__new__(Vector)
         made._positions, made._holes = self._positions.copy(), self._holes.copy()
+        return made
+
+    def beyond(self, other: Vector, shards: Collection[int]) -> Vector:
+        """What of these shards lies above the other's positions, with its holes."""
+        made, theirs = Vector.__new__(Vector), other._positions
+        made._positions = {k: p for k, p in self._positions.items() if k[1] in shards and p > theirs.get(k, 0)}
+        made._holes = {h for h in self._holes if (h.origin, h.shard) in made._positions}
         return made
 
     def advance(self, origin: str, shard: int, position: int) -> bool:

@@ -11,7 +11,7 @@ import structlog
 from evertalk.adapters.clock import SystemIds, clock_of
 from evertalk.adapters.grpc_server import HealthServer
 from evertalk.adapters.redis_board import RedisBoard, RedisBoardReader
-from evertalk.adapters.redis_tail import RedisTail
+from evertalk.adapters.redis_pushed import PushedTail
 from evertalk.adapters.settings import ReplicatorSettings
 from evertalk.ports import Board, Clock, Ids
 from evertalk.replicator.pull import Pull
@@ -59,7 +59,7 @@ async def serve(settings: ReplicatorSettings) -> None:
         stack.push_async_callback(board.close)
         peers = []
         for name, where in settings.peers.items():
-            reader, tail = RedisBoardReader(where.redis), RedisTail(where.redis)
+            reader, tail = RedisBoardReader(where.redis), PushedTail(where.redis)
             stack.push_async_callback(reader.close)
             stack.push_async_callback(tail.close)
             peers.append(Peer(name, reader, tail))

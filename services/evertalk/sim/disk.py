@@ -108,6 +108,8 @@ class DiskRunner:
         self._process.step()
         return found
 
+    run_short = run
+
     def _next(self) -> None:
         if not self._process.alive:
             return

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from evertalk.client import Client, Created, Notice, What
@@ -147,7 +147,7 @@ class Person:
         async for happening in client.events():
             if isinstance(happening, Applied):
                 told = self.world.told_apart(happening.event)
-                self._recorder.record_delivery(self.name, client.session, replace(happening, event=told))
+                self._recorder.record_delivery(self.name, client.session, happening._replace(event=told))
                 self.late += happening.late
                 self.orphans += happening.parent_missing
                 if self.runs:

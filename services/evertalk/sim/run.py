@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -299,7 +299,7 @@ class _Stage:
         assert self._recorder is not None
         host = world.hosts()[0]
         finals = {
-            scope: [replace(m, event=world.told_apart(m.event)) for m in host.messages(scope)] for scope in self.talks
+            scope: [m._replace(event=world.told_apart(m.event)) for m in host.messages(scope)] for scope in self.talks
         }
         members = {scope: host.members(scope) for scope in self.talks}
         return list(unshown(self.people, finals, members, self._recorder.said_at, self._moved, self._founders))

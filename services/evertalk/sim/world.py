@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ class World:
     def told_apart(self, event: Event) -> Event:
         """The event as histories name it: by an id of its own, also where its sender used another's."""
         name = self.copies.get((event.sender, event.id))
-        return replace(event, id=name) if name else event
+        return event._replace(id=name) if name else event
 
     def hosts(self) -> list[NodeHost]:
         """Every node of every region."""

@@ -114,10 +114,11 @@ def _of_wan(run: Run, name: str) -> list[Blow]:
 
 
 def _inside_redis(run: Run, name: str) -> list[Blow]:
-    faults, redis = run.faults, run.cluster.region(name).redis.name
-    one, serving = frozenset([redis]), partial(run.until_serving, name)
+    faults, region = run.faults, run.cluster.region(name)
+    redis, serving = region.redis.name, partial(run.until_serving, name)
+    one, served = frozenset([redis]), frozenset([redis, *region.nodes])  # each of its nodes is waited for
     return [
-        Blow(f"empty redis {name}", one, partial(faults.empty_redis, name), serving, grave=True),
+        Blow(f"empty redis {name}", served, partial(faults.empty_redis, name), serving, grave=True),
         Blow(f"roll back {name}", one, partial(faults.keep_log, name), partial(faults.roll_back_redis, name), True),
         Blow(f"fill redis {name}", one, partial(faults.fill_redis, name), partial(faults.relieve_redis, name)),
         Blow(f"fill disk {redis}", one, partial(faults.fill_disk, redis), partial(faults.free_disk, redis)),
