@@ -133,9 +133,9 @@ class BoardReader(Protocol):
         ...
 
     def watermarks(self, relayed: bool = False) -> AsyncIterator[list[Watermark]]:
-        """Subscribe: what this region's replicator announces of its own mirrors, or with `relayed` also what
-        it has heard from peers; what comes about the same time may be told at once. The first item is an empty
-        list, once the subscription stands.
+        """Subscribe: what this region's replicator announces of its own mirrors to peers, or with `relayed` what it
+        tells own nodes; what comes about the same time may be told at once. The first item is an empty list, once the
+        subscription stands.
 
         Raises:
             LogUnavailable: the connection broke; subscribe again, then re-read the mirrors.
@@ -187,7 +187,7 @@ class Board(BoardReader, Protocol):
         ...
 
     async def announce(self, watermarks: Sequence[Watermark], relayed: bool) -> None:
-        """Publish watermarks: own mirrors' (`relayed` False) or those heard from peers (True)."""
+        """Publish watermarks: to peers (`relayed` False) or to own nodes (True)."""
         ...
 
     async def rewrite_aof(self) -> None:

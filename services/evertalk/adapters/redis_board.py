@@ -26,8 +26,8 @@ from evertalk.ports import MirrorBatch, OriginInfo, StoreEntry, StreamState, Wat
 
 #: Seconds of silence after which a subscription asks whether the other end lives; as many for the answer.
 PING_S = 2.0
-#: What is announced meanwhile is told at once: nobody waits for a watermark as for a message.
-_GATHER_S = 0.01
+#: What a peer announces meanwhile is relayed at once: nobody waits for a watermark as for a message.
+_GATHER_S = 0.025
 _GATHERED = 100  # messages at most: nobody else runs while there are some
 _LIFE_MS = int(limits.STORE_COUNTED_S * 1000)
 _SCAN = 1000
@@ -108,21 +108,21 @@ class RedisBoardReader:
         return [entry for entry in found_entries if entry is not None]
 
     async def watermarks(self, relayed: bool = False) -> AsyncIterator[list[Watermark]]:
-        channels = [keys.WATERMARKS, keys.RELAYED] if relayed else [keys.WATERMARKS]
         link = await Link.open(self._url, self._connect_s)
         try:
-            for reply in await link.run([("SUBSCRIBE", channel) for channel in channels]):
-                if isinstance(reply, ResponseError):
-                    raise refusal(reply, link.address)
+            [reply] = await link.run([("SUBSCRIBE", keys.RELAYED if relayed else keys.WATERMARKS)])
+            if isinstance(reply, ResponseError):
+                raise refusal(reply, link.address)
             yield []
             while True:
                 heard = await self._hear(link)
-                if heard:
+                if heard and not relayed:  # else it was gathered before
                     await asyncio.sleep(_GATHER_S)
                     for _ in range(_GATHERED):
                         if (more := await link.receive(0.0)) is None:
                             break
                         heard += self._told(more, link)
+                if heard:
                     yield heard
         except (RedisError, OSError) as error:
             raise LogUnavailable(f"the subscription at Redis {link.address} broke: {error}") from error

@@ -278,7 +278,7 @@ class Hub:
                 continue
             mark = self.node.replicated(key)
             for session in list(waiting):
-                session.replicated()
+                session.replicated(key)
                 if session.awaiting.get(key, 0) <= mark:
                     del waiting[session]
             if not waiting:

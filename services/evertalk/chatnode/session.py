@@ -66,7 +66,8 @@ class Session:
         self.marked = (hub.node.fanned if self.fresh else have).copy()
         #: (origin, shard) -> highest acked position not yet told to be replicated
         self.awaiting: dict[Key, int] = dict(list(decode_vector(hello.awaiting))[:_AWAITING_MAX])
-        self._told = Vector()
+        self._wanted: dict[Key, int] = {}  # lowest of these: what moves below that concerns others
+        self._moved = set(self.awaiting)  # watermarks of these may have something to tell
         self.heard_s = hub.node.clock.monotonic()
         self.ended: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
 
@@ -128,6 +129,8 @@ class Session:
         for key, position in awaiting:
             if key in self.awaiting or len(self.awaiting) < _AWAITING_MAX:
                 self.awaiting[key] = max(self.awaiting.get(key, 0), position)
+                self._wanted.pop(key, None)
+                self._moved.add(key)
                 self._hub.await_replication(key, self)
         self._wake.set()
 
@@ -175,7 +178,10 @@ class Session:
                 self._seqs.append((seq, shard, outcome))
                 self._acks_origin = node.origin
                 key = (node.origin, shard)
+                if key not in self.awaiting:
+                    self._wanted[key] = outcome
                 self.awaiting[key] = max(self.awaiting.get(key, 0), outcome)
+                self._moved.add(key)  # it can have been told by now
                 self._hub.await_replication(key, self)
                 self._wake.set()
                 return
@@ -258,9 +264,11 @@ class Session:
         self._deliveries.clear()
         self._queued_bytes = 0
 
-    def replicated(self) -> None:
-        """Watermarks moved for something this session awaits."""
-        self._wake.set()
+    def replicated(self, key: Key) -> None:
+        """The watermark of something this session awaits has moved."""
+        if self._node.replicated(key, self.awaiting.get(key, 0)) >= self._wanted.get(key, 0):
+            self._moved.add(key)
+            self._wake.set()
 
     async def _send(self, frame: bytes | chat_pb2.SessionResponse) -> None:
         async with self._writing:
@@ -283,69 +291,69 @@ class Session:
         """Everything that waits, in one frame: control first, then deliveries and the marker behind them."""
         if self.ended.done():
             return None  # what was cut loose hears no marker beyond what it was sent
+        # Concatenated protobuf messages merge: deliveries are spliced in without being parsed again.
+        parts: list[bytes] = []
+        if self._seqs or self._moved or self._refusal is not None or self._heartbeat or self._go_away is not None:
+            parts.append(self._head().SerializeToString())
+        if not self._resuming:
+            self._add_deliveries(parts)
+        self._heartbeat = False
+        return b"".join(parts) or None
+
+    def _head(self) -> chat_pb2.SessionResponse:
+        """Control: may turn out to be nothing."""
         head = chat_pb2.SessionResponse()
-        used = False
         if self._seqs:
-            head.acks.origin = self._acks_origin
-            for seq, shard, position in self._seqs:
-                head.acks.seqs.append(seq)
-                head.acks.shards.append(shard)
-                head.acks.positions.append(position)
+            seqs, shards, positions = zip(*self._seqs, strict=True)
+            head.acks.MergeFrom(chat_pb2.Acks(origin=self._acks_origin, seqs=seqs, shards=shards, positions=positions))
             self._seqs.clear()
             self._room.set()
-            used = True
         if self._refusal is not None:
             head.refusal.CopyFrom(self._refusal)
-            self._refusal, used = None, True
-        used |= self._add_replicated(head)
-        parts: list[bytes] = []
-        if not self._resuming:
-            used |= self._add_deliveries(parts)
+            self._refusal = None
+        if self._moved:
+            self._add_replicated(head)
         if self._heartbeat:
             head.heartbeat.region_time_ms = self._node.region_time_ms()
             head.heartbeat.peers_live = bool(self._node.live_peers())
-            self._heartbeat, used = False, True
         if self._go_away is not None and not self._deliveries and not self._resuming:
             head.go_away.CopyFrom(self._go_away)
             head.go_away.marker.CopyFrom(encode_vector(self._marker(idle_too=True)))
-            self._go_away, used = None, True
-        if not used:
-            return None
-        # Concatenated protobuf messages merge: deliveries are spliced in without being parsed again.
-        return head.SerializeToString() + b"".join(parts)
+            self._go_away = None
+        return head
 
-    def _add_replicated(self, head: chat_pb2.SessionResponse) -> bool:
-        moved: dict[Key, int] = {}
-        for key, position in list(self.awaiting.items()):
-            mark = self._node.replicated(key, position)
-            if mark > self._told[key]:
-                self._told.advance(*key, mark)
-                moved[key] = mark
+    def _add_replicated(self, head: chat_pb2.SessionResponse) -> None:
+        told: dict[Key, int] = {}
+        for key in self._moved & self.awaiting.keys():
+            position, mark = self.awaiting[key], self._node.replicated(key, self.awaiting[key])
+            if mark and mark >= self._wanted.get(key, 0):
+                self._wanted[key] = mark + 1
+                told[key] = mark
             if mark >= position:
                 del self.awaiting[key]
+                self._wanted.pop(key, None)
                 self._hub.await_no_more(key, self)
-        if moved:
-            head.replicated.CopyFrom(encode_vector(self._node.replicated_of(moved)))
-        return bool(moved)
+        self._moved.clear()
+        if told:
+            head.replicated.CopyFrom(encode_vector(self._node.replicated_of(told)))
 
-    def _add_deliveries(self, parts: list[bytes]) -> bool:
-        size = 0
+    def _add_deliveries(self, parts: list[bytes]) -> None:
+        size, before = 0, len(parts)
         while self._deliveries and size < _FRAME_BYTES:
             key, position, delivery = self._deliveries.popleft()
             self._queued_bytes -= len(delivery)
             size += len(delivery)
             self._unmarked[key] = max(position, self._unmarked.get(key, 0))
             parts.append(delivery)
-        self._hub.node.counters.delivered += len(parts)
+        self._node.counters.delivered += len(parts) - before
         if self._deliveries:
-            return True  # no marker before the last of them
+            return  # no marker before the last of them
         self._sent.set()
         self._room_for_page = 0
         if self._unmarked or self._heartbeat:
             marker = self._marker(idle_too=self._heartbeat)
             if marker:
                 parts.append(marker_field(marker))
-        return bool(parts)
 
     def _marker(self, idle_too: bool) -> Vector:
         """What has moved since the last one, all origins of a shard at once (R13).

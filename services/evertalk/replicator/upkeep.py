@@ -75,8 +75,10 @@ class Upkeep:
         await self._trim()
         await self._record()
         await self._fold()
-        await region.board.announce(region.own_marks(), relayed=False)
-        await region.board.announce(region.peers_marks(), relayed=True)
+        own = region.own_marks()
+        await region.board.announce(own, relayed=False)
+        # Own mirrors' too: who came from a region that died waits for those. Between, nodes are not woken for them.
+        await region.board.announce([*own, *region.peers_marks()], relayed=True)
         if region.clock.monotonic() - self._rewritten_at >= self._rewrite_s:
             await region.board.rewrite_aof()
             self._rewritten_at = region.clock.monotonic()

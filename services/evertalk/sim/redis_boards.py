@@ -81,7 +81,7 @@ class SimBoardReader:
             came.set()
 
         def subscriber(is_relayed: bool, marks: list[Watermark]) -> None:
-            if relayed or not is_relayed:
+            if relayed == is_relayed:
                 link.connection.down.send(lambda: take(marks))
 
         def leave() -> None:
