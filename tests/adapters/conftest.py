@@ -185,7 +185,7 @@ class RedisWorld:
         self._process: asyncio.subprocess.Process | None = None
         self.program, _ = find_server()
         self.port = free_port()
-        self.tails: type[RedisTail | PushedTail] = RedisTail
+        self.pushed = False
 
     def url(self, user: str = "node", wire: Wire | None = None) -> str:
         port = wire.port if isinstance(wire, TcpWire) else self.port
@@ -272,7 +272,8 @@ class RedisWorld:
         return log
 
     def tail(self, peer: bool = False, wire: Wire | None = None) -> RedisTail | PushedTail:
-        tail = self.tails(self.url("peer" if peer else "node", wire))
+        url = self.url("peer" if peer else "node", wire)
+        tail = PushedTail(url, mirrors=not peer) if self.pushed else RedisTail(url)
         self._stack.push_async_callback(tail.close)
         return tail
 
@@ -305,8 +306,8 @@ async def redis_world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
 
 @pytest.fixture
 async def pushed_world(redis_world: RedisWorld) -> RedisWorld:
-    """The same, read as other regions read it."""
-    redis_world.tails = PushedTail
+    """The same, read as nodes and other regions read it."""
+    redis_world.pushed = True
     return redis_world
 
 

@@ -1,4 +1,4 @@
-"""What is appended is pushed to peers; and whatever was not pushed is read all the same."""
+"""What is appended is pushed to nodes and peers; and whatever was not pushed is read all the same."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evertalk.adapters.redis_log import RedisLog
 from evertalk.adapters.redis_pushed import PushedTail
 from evertalk.core.errors import LogUnavailable
 from evertalk.core.model import Stream
+from evertalk.ports import MirrorBatch, Watermark
 from tests.adapters.conftest import PATIENCE_S, RedisWorld
 
 BLOCK_S = 30.0  # longer than any test waits
@@ -162,3 +163,20 @@ async def test_a_subscription_goes_with_the_connection_that_reads(
     await log.append([(0, b"second")])
     assert await reader.next() == [b"second"]
     assert before not in await subscribers(pushed_world)
+
+
+async def test_what_is_mirrored_is_pushed_to_own_nodes_and_not_to_peers(pushed_world: RedisWorld, log: RedisLog) -> None:
+    board, mirror = pushed_world.board(), Stream("busan-X", 0, True)
+    tail = pushed_world.tail()
+    assert isinstance(tail, PushedTail)
+    reader = Reader(tail, mirror)
+    await board.append_mirror([MirrorBatch("busan-X", 0, 0, [(1, b"first")])], [Watermark("", "", "", 0, 0)])
+    assert await reader.next() == [b"first"]
+    before = await reads(pushed_world)
+    await board.append_mirror(
+        [MirrorBatch("busan-X", 0, 1, [(2, b"second"), (3, b"third")])], [Watermark("", "", "", 0, 0)]
+    )
+    assert await reader.next(2) == [b"second", b"third"]
+    assert await reads(pushed_world) == before
+    [raw] = await pushed_world.admin(("PUBSUB", "NUMSUB", keys.MIRRORED))
+    assert raw == [keys.MIRRORED.encode(), 1]

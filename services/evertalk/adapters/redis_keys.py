@@ -16,6 +16,8 @@ WATERMARKS = "wm"
 RELAYED = "wm:relayed"
 #: Channel of what is appended to own logs: "KEY ID PAYLOAD", or nothing: origins have changed.
 APPENDED = "appended"
+#: The same of mirrors, for own nodes.
+MIRRORED = "mirrored"
 
 #: The one field of a log or mirror entry: a serialized Batch.
 PAYLOAD = "b"

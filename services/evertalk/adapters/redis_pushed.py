@@ -1,4 +1,4 @@
-"""PushedTail: entries of a peer's logs as its Redis pushes them, and blocking reads for everything else."""
+"""PushedTail: entries of logs and mirrors as Redis pushes them, and blocking reads for everything else."""
 
 from __future__ import annotations
 
@@ -23,31 +23,38 @@ _UNPUSHED = 3
 
 
 class PushedTail:
-    """The Tail port over a peer's Redis, across a WAN. One task reads at a time.
+    """The Tail port over a region's Redis, own or a peer's. One task reads at a time.
 
     A blocking read is asked for again only when its answer has come: an entry that is appended meanwhile waits for
-    that round trip. APPEND publishes each entry too, and a subscription brings it in one way's time. A push counts
-    only where it follows the cursor; publishing promises nothing (https://redis.io/docs/latest/develop/pubsub/), so
-    whatever does not fit, or was not pushed, is read as RedisTail reads it.
+    that round trip, and each names every stream. APPEND and APPEND_MIRROR publish each entry too, behind its fsync as
+    any reply, and a subscription brings it in one way's time. A push counts only where it follows the cursor;
+    publishing promises nothing (https://redis.io/docs/latest/develop/pubsub/), so whatever does not fit, or was not
+    pushed, is read as RedisTail reads it.
 
     Args:
         url, connect_s, answer_s: as for RedisTail. A user who may not subscribe only reads.
+        mirrors: of mirrors, too: for nodes. Peers need those seldom, and their bytes would cross the WAN for nothing.
     """
 
-    def __init__(self, url: str, connect_s: float = CONNECT_S, answer_s: float = COMMAND_S) -> None:
+    def __init__(
+        self, url: str, connect_s: float = CONNECT_S, answer_s: float = COMMAND_S, mirrors: bool = False
+    ) -> None:
         self._url = url
+        self._channels = (keys.APPENDED, keys.MIRRORED) if mirrors else (keys.APPENDED,)
         self._connect_s = connect_s
         self._tail = RedisTail(url, connect_s, answer_s)
         self._link: Link | None = None
         self._refused = False
         self._look_s = 0.0  # when the next one is due
         self._reached: dict[Stream, int] = {}  # handed out up to here
+        self._wanted: frozenset[Stream] = frozenset()  # what is read now
+        self._streams: dict[bytes, Stream] = {}  # the same by key
         self._gathered_s = 0.0  # until then what comes is gathered
         self._unpushed = 0  # looks in a row that found what should have been pushed
 
     async def read(self, cursors: Mapping[Stream, int], block_s: float, count: int = 100) -> Read:
-        if block_s < PATIENT_S or self._refused or any(stream.mirror for stream in cursors):
-            return await self._ask(cursors, block_s, count)  # mirrors are not pushed
+        if block_s < PATIENT_S or self._refused or not self._are_pushed(cursors):
+            return await self._ask(cursors, block_s, count)
         last_s = time.monotonic() + block_s
         if self._link is None:
             await self._subscribe()
@@ -68,11 +75,18 @@ class PushedTail:
 
     # ------------------------------------------------------------ looking
 
+    def _are_pushed(self, cursors: Mapping[Stream, int]) -> bool:
+        return keys.MIRRORED in self._channels or not any(stream.mirror for stream in cursors)
+
     def _is_look_due(self, cursors: Mapping[Stream, int]) -> bool:
+        if cursors.keys() != self._wanted:
+            before, self._wanted = self._wanted, frozenset(cursors)
+            self._streams = {keys.stream_key(stream).encode(): stream for stream in cursors}
+            if self._wanted - before:
+                return True  # what was pushed of it was passed over
         if time.monotonic() >= self._look_s:
             return True
-        # A stream that is new here, or whose mirror was emptied.
-        return any(cursor < self._reached.get(stream, cursor + 1) for stream, cursor in cursors.items())
+        return any(cursor < self._reached.get(stream, 0) for stream, cursor in cursors.items())  # a mirror was emptied
 
     async def _look(self, cursors: Mapping[Stream, int], count: int) -> Read:
         page = self._tail.page(count)
@@ -102,8 +116,8 @@ class PushedTail:
         except LogUnavailable:
             await self._tail.close()  # its connection has gone the same way
             raise
-        [reply] = await link.run([("SUBSCRIBE", keys.APPENDED)])
-        if isinstance(reply, ResponseError):
+        replies = await link.run([("SUBSCRIBE", channel) for channel in self._channels])
+        if any(isinstance(reply, ResponseError) for reply in replies):
             self._refused = True
             await link.close()
         else:
@@ -117,27 +131,24 @@ class PushedTail:
 
     async def _pushed(self, cursors: Mapping[Stream, int], last_s: float) -> list[RawEntry]:
         """What follows the cursors of all that has been pushed; waits for the first until then."""
-        streams = {keys.stream_key(stream).encode(): stream for stream in cursors}
-        reached = {stream: max(cursor, self._reached[stream]) for stream, cursor in cursors.items()}
         found: list[RawEntry] = []
         for _ in range(_MOST):
             message = await self._next((self._gathered_s if found else last_s) - time.monotonic())
             if message is None:
                 break
             key, _, rest = message.partition(b" ")
-            stream = streams.get(key)
+            stream = self._streams.get(key)
             if not key:
                 self._look_s = 0.0  # origins have changed
             if stream is None:
                 continue  # an origin that is not wanted
             id_, _, payload = rest.partition(b" ")
-            position = keys.position_of(id_)
-            if position == reached[stream] + 1:
+            position, reached = keys.position_of(id_), max(cursors[stream], self._reached.get(stream, 0))
+            if position == reached + 1:
                 found.append(RawEntry(stream, position, payload))
-                reached[stream] = position
-            elif position > reached[stream]:
+                self._reached[stream] = position
+            elif position > reached:
                 self._look_s = 0.0  # one did not come
-        self._reached = reached
         self._gathered_s = time.monotonic() + GATHER_S
         return found
 

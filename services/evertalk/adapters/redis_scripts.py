@@ -139,7 +139,9 @@ local position = tonumber(ARGV[2])
 if last_of(KEYS[1]) ~= position then return 0 end
 for i = 5, #ARGV do
   position = position + 1
-  redis.call('XADD', KEYS[1], '0-' .. whole(position), '{keys.PAYLOAD}', ARGV[i])
+  local id = '0-' .. whole(position)
+  redis.call('XADD', KEYS[1], id, '{keys.PAYLOAD}', ARGV[i])
+  redis.call('PUBLISH', '{keys.MIRRORED}', KEYS[1] .. ' ' .. id .. ' ' .. ARGV[i])
 end
 if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
 return 1

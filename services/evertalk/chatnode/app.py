@@ -14,6 +14,7 @@ from evertalk.adapters.grpc_transport import GrpcTransport
 from evertalk.adapters.passwords import Argon2
 from evertalk.adapters.redis_board import RedisBoard
 from evertalk.adapters.redis_log import RedisLog
+from evertalk.adapters.redis_pushed import PushedTail
 from evertalk.adapters.redis_tail import RedisTail
 from evertalk.adapters.settings import NodeSettings
 from evertalk.adapters.sqlite_store import SqliteStore
@@ -45,7 +46,7 @@ async def _run(settings: NodeSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(store.close)
         board = RedisBoard(settings.redis, settings.region)
         stack.push_async_callback(board.close)
-        tail, again = RedisTail(settings.redis), RedisTail(settings.redis)
+        tail, again = PushedTail(settings.redis, mirrors=True), RedisTail(settings.redis)
         stack.push_async_callback(tail.close)
         stack.push_async_callback(again.close)
         log = RedisLog(settings.redis, settings.region, settings.shards, ids)
