@@ -23,7 +23,7 @@ from evertalk.adapters.clock import SystemIds
 from evertalk.adapters.redis_common import Link
 from evertalk.adapters.redis_server import find_server, server_config
 from evertalk.adapters.sqlite_schema import WRITER, prepare
-from evertalk.cluster import child, guard, layout
+from evertalk.cluster import child, guard, layout, ports
 from evertalk.cluster.processes import ping
 
 _ECHO, _PUSH = "/floor/Echo", "/floor/Push"
@@ -60,7 +60,7 @@ async def _grpc(seconds: float, frame_bytes: int, readers: int, rate: float) -> 
     )  # fmt: skip
     try:
         assert server.stdout is not None
-        address = f"{layout.HOST}:{int(await server.stdout.readline())}"
+        address = f"{ports.HOST}:{int(await server.stdout.readline())}"
         count, cpu, took = await _echo(address, server.pid, seconds, frame_bytes)
         found = {"echo_per_s": count / took, "echo_cpu_us": cpu / count * 1e6}
         if rate:
@@ -149,7 +149,7 @@ async def _serve() -> None:
     handlers = {"Echo": echo, "Push": push}
     rpc: dict[str, Any] = {name: grpc.stream_stream_rpc_method_handler(handler) for name, handler in handlers.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", rpc),))
-    print(server.add_insecure_port(f"{layout.HOST}:0"), flush=True)
+    print(server.add_insecure_port(f"{ports.HOST}:0"), flush=True)
     await server.start()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.stop(0)
@@ -161,7 +161,7 @@ async def _serve() -> None:
 async def _xadd(seconds: float, size: int) -> dict[str, float]:
     """Pipelined XADD, one entry a message, with fsync before the replies."""
     program, _ = await asyncio.to_thread(find_server)
-    port, password = layout.free_ports(1)[0], secrets.token_urlsafe(16)
+    port, password = ports.free_ports(1)[0], secrets.token_urlsafe(16)
     with tempfile.TemporaryDirectory() as place:
         config = Path(place) / "redis.conf"
         layout.write_private(config, server_config(Path(place), port, password, password))
@@ -173,7 +173,7 @@ async def _xadd(seconds: float, size: int) -> dict[str, float]:
             async with asyncio.timeout(_START_S):
                 while await ping(port, "node", password):  # noqa: ASYNC110  it says so when asked only
                     await asyncio.sleep(0.05)
-            link = await Link.open(f"redis://node:{password}@{layout.HOST}:{port}")
+            link = await Link.open(f"redis://node:{password}@{ports.HOST}:{port}")
             commands = [("XADD", "s", "0-*", "b", secrets.token_bytes(size)) for _ in range(_PIPELINE)]
             cpu, at, count = child.cpu_s(server.pid) or 0.0, time.monotonic(), 0
             while time.monotonic() < at + seconds:

@@ -16,7 +16,8 @@ from evertalk.adapters.grpc_server import HealthServer
 from evertalk.adapters.launch import BadSettings, follow, load, until_changed
 from evertalk.adapters.probe import main as probe
 from evertalk.adapters.settings import NodeSettings, ReplicatorSettings
-from evertalk.cluster.layout import free_ports, write_private
+from evertalk.cluster.layout import write_private
+from evertalk.cluster.ports import free_ports
 
 REDIS = "redis://node:sesame@seoul-redis:6379"
 PEERS = {"busan": {"redis": "redis://peer:p@seoul-wan:7210", "nodes": {"busan-1": "seoul-wan:7211"}}}

@@ -14,7 +14,7 @@ import pytest
 from evertalk.adapters import wire
 from evertalk.adapters.grpc_transport import CODE_KEY, RETRY_KEY, GrpcTransport
 from evertalk.client import Client, Endpoint
-from evertalk.cluster.layout import HOST, free_ports
+from evertalk.cluster.ports import HOST, free_ports
 from evertalk.core import limits
 from evertalk.core.errors import Code, PeerUnavailable, Refused
 from evertalk.core.ids import shard_of

@@ -18,9 +18,10 @@ import pytest
 
 from evertalk.adapters.grpc_health import SERVING, UNREACHABLE, health
 from evertalk.adapters.tokens import Keyring
-from evertalk.cluster import guard, layout
-from evertalk.cluster.layout import HOST, Options
+from evertalk.cluster import guard, layout, ports
+from evertalk.cluster.layout import Options
 from evertalk.cluster.local import load_cluster
+from evertalk.cluster.ports import HOST
 from evertalk.cluster.processes import ProcessCluster, ping
 from evertalk.cluster.verbs import Cluster, ClusterError
 from tests.cluster.stubs import stub_command
@@ -113,7 +114,7 @@ async def test_a_cluster_starts_serves_and_leaves_nothing_behind(tmp_path: Path)
         assert (tmp_path / "seoul" / "seoul-1.log").read_text().startswith("stub for seoul-1")
         assert not cluster.fallen
     assert not any(runs(pid) for pid in started.values())
-    assert all(layout.port_is_free(port) for each in cluster.processes for port in each.spec.ports)
+    assert all(ports.port_is_free(port) for each in cluster.processes for port in each.spec.ports)
     with pytest.raises(ClusterError, match="no cluster runs in"):
         load_cluster(tmp_path)
 

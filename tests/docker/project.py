@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from evertalk.cluster.compose import ComposeCluster
 from evertalk.cluster.docker import docker, inspect
-from evertalk.cluster.layout import free_ports
+from evertalk.cluster.ports import free_ports
 from tests.e2e.world import World
 
 EVERTALK = Path(sys.executable).with_name("evertalk")

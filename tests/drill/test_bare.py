@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from evertalk.adapters.grpc_server import Server, WriteFrame
-from evertalk.cluster.layout import HOST, free_ports
+from evertalk.cluster.ports import HOST, free_ports
 from evertalk.core.errors import Code, PeerUnavailable, Refused
 from evertalk.drill.bare import BareStream
 from evertalk.v1 import chat_pb2

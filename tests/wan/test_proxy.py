@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evertalk.cluster.layout import HOST, free_ports
+from evertalk.cluster.ports import HOST, free_ports
 from evertalk.wan import lane
 from evertalk.wan.control import WanError, ask, serve_control
 from evertalk.wan.lane import Quality

@@ -155,17 +155,21 @@ def encode_batch(records: Iterable[Record]) -> bytes:
     ).SerializeToString()
 
 
-def decode_batch(payload: bytes) -> tuple[Record, ...]:
+def decode_batch(payload: bytes, here: bool = False) -> tuple[Record, ...]:
     """Records of one log entry.
+
+    Args:
+        here: its sends may have come in here. What has not is not worth remembering: it drives out what has.
 
     Raises:
         Refused: MALFORMED.
     """
+    decode = decode_event if here else _decode
     try:
         pb = event_pb2.Batch.FromString(payload)
     except DecodeError as error:
         raise Refused(Code.MALFORMED, "a log entry does not parse as evertalk.v1.Batch") from error
-    return tuple([Record(decode_event(r.event), r.accepted_at) for r in pb.records])
+    return tuple([Record(decode(r.event), r.accepted_at) for r in pb.records])
 
 
 def decode_entry(raw: RawEntry) -> Entry:

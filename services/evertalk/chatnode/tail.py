@@ -214,7 +214,7 @@ class Tailer:
 
     def _decode(self, raw: RawEntry) -> tuple[Record, ...]:
         try:
-            return decode_batch(raw.payload)
+            return decode_batch(raw.payload, here=not raw.stream.mirror)
         except Refused as error:
             # Bytes that no node writes; passing them by name is better than stopping every reader.
             self._node.log.error("entry does not parse", stream=str(raw.stream), position=raw.position, why=str(error))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evertalk.cluster import damage, guard
-from evertalk.cluster.layout import port_is_free
+from evertalk.cluster.ports import port_is_free
 from evertalk.cluster.verbs import ClusterError, ProcessFact
 
 _POLL_S = 0.1

@@ -16,7 +16,7 @@ from evertalk.cluster import child, containers
 from evertalk.cluster.containers import Container, ContainerRegion
 from evertalk.cluster.docker import Compose, compose_command, docker
 from evertalk.cluster.insides import CLOCK_FILE, Insides
-from evertalk.cluster.layout import free_ports
+from evertalk.cluster.ports import free_ports
 from evertalk.cluster.verbs import ClusterError, ClusterFile, Endpoint, named
 
 #: Names the compose file to use; else the nearest docker-compose.yml above this package or the working directory.

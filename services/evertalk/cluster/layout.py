@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +12,8 @@ from typing import Any
 
 from evertalk.adapters.redis_server import server_config
 from evertalk.adapters.tokens import make_keys, share_public_keys
-from evertalk.cluster.verbs import ClusterError
+from evertalk.cluster.ports import HOST, free_ports
 
-HOST = "127.0.0.1"
-#: Below every system's range of ephemeral ports: no outgoing connection can sit on a port meanwhile.
-_PORTS = range(15_000, 32_000)
 _USERS = ("admin", "node", "peer")
 
 
@@ -282,33 +278,6 @@ def replicator_env(layout: Layout, region: RegionLayout) -> dict[str, str]:
         "EVERTALK_LISTEN": region.replicator_address,
         **_more_env(layout, region.name),
     }
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now.
-
-    Raises:
-        ClusterError: there are not enough.
-    """
-    found: list[int] = []
-    candidates = secrets.SystemRandom().sample(_PORTS, len(_PORTS))
-    for port in candidates:
-        if len(found) == count:
-            return found
-        if port_is_free(port):
-            found.append(port)
-    raise ClusterError(f"a cluster needs {count} free ports on {HOST}, and only {len(found)} are")
-
-
-def port_is_free(port: int) -> bool:
-    """True if a server could listen on it now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def write_private(path: Path, text: str) -> None:

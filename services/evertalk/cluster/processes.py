@@ -15,7 +15,7 @@ from typing import Any
 
 from evertalk.adapters.grpc_health import SERVING, health
 from evertalk.adapters.redis_server import find_server
-from evertalk.cluster import child, layout, resp
+from evertalk.cluster import child, layout, ports, resp
 from evertalk.cluster.child import Child, Spec
 from evertalk.cluster.layout import Layout, NodeLayout, Options, RegionLayout
 from evertalk.cluster.local import CLUSTER_FILE, LOCK_FILE
@@ -272,7 +272,7 @@ class ProcessCluster:
         """As `evertalk.cluster.verbs.Inside.ask_redis`."""
         place = self.layout.regions[self.region(region).name]
         try:
-            return await resp.ask(layout.HOST, place.redis_port, "admin", place.passwords["admin"], *words)
+            return await resp.ask(ports.HOST, place.redis_port, "admin", place.passwords["admin"], *words)
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the Redis of {region} does not answer: {error!r}") from error
 
@@ -378,7 +378,7 @@ def _redis_spec(plan: Layout, region: RegionLayout, server: Path) -> Spec:
 
     name = f"{region.name}-redis"
     return _spec(
-        plan, name=name, kind="redis", region=region.name, address=f"{layout.HOST}:{region.redis_port}",
+        plan, name=name, kind="redis", region=region.name, address=f"{ports.HOST}:{region.redis_port}",
         ports=[region.redis_port], command=[str(server), str(region.redis_config)], env=os.environ,
         log=region.directory / f"{name}.log", disks=[region.redis_directory], probe=probe,
     )  # fmt: skip
@@ -413,7 +413,7 @@ def _node_spec(plan: Layout, node: NodeLayout, commands: Commands) -> Spec:
 async def ping(port: int, user: str, password: str, timeout_s: float = 1.0) -> str:
     """Ask a Redis on this machine whether it takes commands: "" if so, else what it says instead."""
     try:
-        said = await resp.ask(layout.HOST, port, user, password, "PING", timeout_s=timeout_s)
+        said = await resp.ask(ports.HOST, port, user, password, "PING", timeout_s=timeout_s)
     except (OSError, TimeoutError) as error:
         return f"its port does not answer: {error!r}"
     except ClusterError as error:
