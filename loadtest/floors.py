@@ -20,16 +20,18 @@ import grpc
 import grpc.aio
 
 from evertalk.adapters.clock import SystemIds
-from evertalk.adapters.redis_common import Link
+from evertalk.adapters.redis_common import Command, Link
 from evertalk.adapters.redis_server import find_server, server_config
 from evertalk.adapters.sqlite_schema import WRITER, prepare
 from evertalk.cluster import child, guard, layout, ports
 from evertalk.cluster.processes import ping
+from loadtest.histogram import Histogram
 
 _ECHO, _PUSH = "/floor/Echo", "/floor/Push"
 _CHANNELS, _WINDOW = 16, 16
 _PIPELINE = 32
 _ROWS = 200
+_PAUSE_S = 0.005
 _OWN_CHANNEL = [("grpc.use_local_subchannel_pool", 1)]
 _START_S = 10.0
 
@@ -42,7 +44,8 @@ async def measure(seconds: float, frame_bytes: int, readers: int, rate: float) -
         readers, rate: of the paced push: channels, and messages per second of all together.
 
     Returns:
-        {"echo", "push", "xadd", "sqlite"}_cpu_us: server CPU per message; echo_per_s, xadd_per_s, sqlite_per_s.
+        {"echo", "push", "xadd", "sqlite"}_cpu_us: server CPU per message; echo_per_s, xadd_per_s, sqlite_per_s;
+        xadd_{p50, p99, max}_ms: of one entry at a time, 5 ms apart: what the disk alone does to a latency.
     """
     found = await _grpc(seconds, frame_bytes, readers, rate)
     found |= await _xadd(seconds, frame_bytes)
@@ -180,11 +183,23 @@ async def _xadd(seconds: float, size: int) -> dict[str, float]:
                 await link.run(commands)
                 count += _PIPELINE
             took, spent = time.monotonic() - at, (child.cpu_s(server.pid) or 0.0) - cpu
+            waits = await _one_by_one(link, commands[0], seconds)
             await link.close()
         finally:
             server.kill()
             await server.wait()
-    return {"xadd_per_s": count / took, "xadd_cpu_us": spent / count * 1e6}
+    return {"xadd_per_s": count / took, "xadd_cpu_us": spent / count * 1e6, **waits}
+
+
+async def _one_by_one(link: Link, command: Command, seconds: float) -> dict[str, float]:
+    waits, until = Histogram(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.monotonic()
+        await link.run([command])
+        waits.record(round((time.monotonic() - began) * 1e6))
+        await asyncio.sleep(_PAUSE_S)
+    told = waits.in_ms()
+    return {f"xadd_{name}_ms": told[name] for name in ("p50", "p99", "max")}
 
 
 def _sqlite(seconds: float, size: int) -> dict[str, float]:
