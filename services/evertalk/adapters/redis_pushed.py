@@ -83,7 +83,7 @@ class PushedTail:
             before, self._wanted = self._wanted, frozenset(cursors)
             self._streams = {keys.stream_key(stream).encode(): stream for stream in cursors}
             if self._wanted - before:
-                return True  # what was pushed of it was passed over
+                self._look_s = 0.0  # what was pushed of it was passed over
         if time.monotonic() >= self._look_s:
             return True
         return any(cursor < self._reached.get(stream, 0) for stream, cursor in cursors.items())  # a mirror was emptied

@@ -112,6 +112,7 @@ class Session:
     def heartbeat(self) -> None:
         """Send a heartbeat, and markers of idle shards with it."""
         self._heartbeat = True
+        self._moved |= self.awaiting.keys()
         self._wake.set()
 
     # ------------------------------------------------------------ in
@@ -293,10 +294,15 @@ class Session:
             return None  # what was cut loose hears no marker beyond what it was sent
         # Concatenated protobuf messages merge: deliveries are spliced in without being parsed again.
         parts: list[bytes] = []
-        if self._seqs or self._moved or self._refusal is not None or self._heartbeat or self._go_away is not None:
+        if self._seqs or self._moved or self._refusal is not None or self._heartbeat:
             parts.append(self._head().SerializeToString())
         if not self._resuming:
             self._add_deliveries(parts)
+            if self._go_away is not None and not self._deliveries:
+                last = chat_pb2.SessionResponse(go_away=self._go_away)  # a copy: it is the same for all sessions
+                last.go_away.marker.CopyFrom(encode_vector(self._marker(idle_too=True)))
+                parts.append(last.SerializeToString())
+                self._go_away = None
         self._heartbeat = False
         return b"".join(parts) or None
 
@@ -316,10 +322,6 @@ class Session:
         if self._heartbeat:
             head.heartbeat.region_time_ms = self._node.region_time_ms()
             head.heartbeat.peers_live = bool(self._node.live_peers())
-        if self._go_away is not None and not self._deliveries and not self._resuming:
-            head.go_away.CopyFrom(self._go_away)
-            head.go_away.marker.CopyFrom(encode_vector(self._marker(idle_too=True)))
-            self._go_away = None
         return head
 
     def _add_replicated(self, head: chat_pb2.SessionResponse) -> None:
@@ -333,6 +335,8 @@ class Session:
                 del self.awaiting[key]
                 self._wanted.pop(key, None)
                 self._hub.await_no_more(key, self)
+            else:
+                self._hub.await_replication(key, self)  # it may have gone down again since we were called
         self._moved.clear()
         if told:
             head.replicated.CopyFrom(encode_vector(self._node.replicated_of(told)))
