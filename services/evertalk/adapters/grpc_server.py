@@ -173,17 +173,19 @@ class Server(HealthServer):
 
 
 def _session(call: Callable[[str, AsyncIterator[Any], WriteFrame], Awaitable[None]]) -> Any:
-    async def frames(raw: AsyncIterator[bytes], begun: asyncio.Event) -> AsyncIterator[Any]:
-        async for one in raw:
-            begun.set()
-            yield _parsed(chat_pb2.SessionRequest, one)
-
     async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
-        begun = asyncio.Event()
+        begun = False
+
+        async def frames() -> AsyncIterator[Any]:
+            nonlocal begun
+            async for one in requests:
+                begun = True
+                yield _parsed(chat_pb2.SessionRequest, one)
+
         try:
-            await call(_token(context), frames(requests, begun), context.write)
+            await call(_token(context), frames(), context.write)
         except Refused as refused:
-            if not begun.is_set():
+            if not begun:
                 await _first(requests)
             await _abort(context, refused)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evertalk.adapters.wire import decode_event, decode_vector, delivery_field, encode_vector, marker_field
 from evertalk.chatnode.batcher import Pending, refusal_of
 from evertalk.chatnode.door import Turn
+from evertalk.chatnode.flag import Flag
 from evertalk.chatnode.had import Had
 from evertalk.core import accept, limits
 from evertalk.core.clock import ms_of
@@ -31,6 +32,13 @@ _RESUME_PAGE = 200
 class Session:
     """State of one stream. The reader fills it, the writer empties it, both bounded."""
 
+    __slots__ = (  # there are thousands: a dictionary of so many names takes 2 KB
+        "_acks_origin", "_again", "_dead_epoch", "_deliveries", "_go_away", "_heartbeat", "_hello", "_hub", "_moved",
+        "_node", "_opened", "_overflowed", "_queued_bytes", "_refusal", "_resuming", "_room", "_room_for_page",
+        "_sent", "_seqs", "_turn", "_unacked", "_unmarked", "_wake", "_wanted", "_write", "_writing", "account",
+        "awaiting", "ended", "fresh", "had", "heard_s", "id", "marked", "outlived",
+    )  # fmt: skip
+
     def __init__(self, hub: Hub, account: bytes, hello: chat_pb2.Hello, write: Write, turn: Turn) -> None:
         self._hub = hub
         self._node = hub.node
@@ -38,13 +46,13 @@ class Session:
         self._turn = turn
         self.account = account
         self.id = hello.session
-        self._hello = hello
-        self._wake = asyncio.Event()
+        self._hello: chat_pb2.Hello | None = hello  # until it has been resumed from
+        self._wake = Flag()
         self._writing = asyncio.Lock()
-        self._room = asyncio.Event()
-        self._opened = asyncio.Event()
-        self._again = asyncio.Event()
-        self._sent = asyncio.Event()
+        self._room = Flag()
+        self._opened = Flag()
+        self._again = Flag()
+        self._sent = Flag()
         self._overflowed = False
         self._acks_origin = ""
         self._deliveries: deque[tuple[Key, int, bytes]] = deque()  # with the position behind which each may be marked
@@ -390,6 +398,7 @@ class Session:
         await self._opened.wait()
         if self._resuming and not self.fresh:
             await self._catch_up()
+        self._hello = None
         while True:
             await self._again.wait()
             self._again.clear()
@@ -401,13 +410,14 @@ class Session:
             await self._pass(self.marked.copy())
 
     async def _catch_up(self) -> None:
-        node = self._node
-        need = decode_vector(self._hello.need)
+        node, hello, self._hello = self._node, self._hello, None
+        assert hello is not None
+        need = decode_vector(hello.need)
         if not node.store.vector.reaches(need, node.met):
             self._turn.end()  # it waits for others now
         if missing := await node.wait_for(need, limits.NEED_WAIT_S):
             await self._send(chat_pb2.SessionResponse(gap=chat_pb2.Gap(missing=encode_vector(missing))))
-        await self._pass(decode_vector(self._hello.have))
+        await self._pass(decode_vector(hello.have))
         self._turn.end()
 
     def _leave_to_pages(self) -> None:
