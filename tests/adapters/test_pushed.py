@@ -165,18 +165,19 @@ async def test_a_subscription_goes_with_the_connection_that_reads(
     assert before not in await subscribers(pushed_world)
 
 
-async def test_what_is_mirrored_is_pushed_to_own_nodes_and_not_to_peers(pushed_world: RedisWorld) -> None:
-    board, mirror = pushed_world.board(), Stream("busan-X", 0, True)
-    tail = pushed_world.tail()
+async def test_what_is_mirrored_is_pushed_to_own_nodes_and_not_to_peers(
+    pushed_world: RedisWorld, log: RedisLog, reader: Reader
+) -> None:
+    """`reader` is a peer, and subscribed."""
+    board, tail = pushed_world.board(), pushed_world.tail()
     assert isinstance(tail, PushedTail)
-    reader = Reader(tail, mirror)
-    await board.append_mirror([MirrorBatch("busan-X", 0, 0, ((1, b"first"),))], [Watermark("", "", "", 0, 0)])
-    assert await reader.next() == [b"first"]
+    node = Reader(tail, Stream("busan-X", 0, True))
+    silent = [Watermark("", "", "", 0, 0)]
+    await board.append_mirror([MirrorBatch("busan-X", 0, 0, ((1, b"first"),))], silent)
+    assert await node.next() == [b"first"]
     before = await reads(pushed_world)
-    await board.append_mirror(
-        [MirrorBatch("busan-X", 0, 1, ((2, b"second"), (3, b"third")))], [Watermark("", "", "", 0, 0)]
-    )
-    assert await reader.next(2) == [b"second", b"third"]
+    await board.append_mirror([MirrorBatch("busan-X", 0, 1, ((2, b"second"), (3, b"third")))], silent)
+    assert await node.next(2) == [b"second", b"third"]
     assert await reads(pushed_world) == before
-    [raw] = await pushed_world.admin(("PUBSUB", "NUMSUB", keys.MIRRORED))
-    assert raw == [keys.MIRRORED.encode(), 1]
+    [told] = await pushed_world.admin(("PUBSUB", "NUMSUB", keys.APPENDED, keys.MIRRORED))
+    assert told == [keys.APPENDED.encode(), 2, keys.MIRRORED.encode(), 1]
