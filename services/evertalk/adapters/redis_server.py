@@ -159,7 +159,7 @@ def _settings(directory: Path, port: int, maxmemory: int, bind: str) -> list[str
         "hz 1",
         "dynamic-hz yes",
         "tcp-keepalive 30",
-        # A peer that does not take what is pushed to it is let go of, before that fills the memory: it reads later.
+        # Who does not take what is pushed to it is let go of, before that fills the memory: it reads later.
         "client-output-buffer-limit pubsub 8mb 2mb 10",
     ]
 

@@ -62,9 +62,8 @@ class Batcher:
         self._idle = asyncio.Event()
         self._suspected = False
         self._claimed_once = False
-        self._unread: dict[
-            int, deque[tuple[int, int]]
-        ] = {}  # by shard: (position, events) that the tail has yet to read
+        #: By shard: (position, events) that the tail has yet to read.
+        self._unread: dict[int, deque[tuple[int, int]]] = {}
 
     def submit(self, pending: Pending) -> None:
         """Queue an event for the next batch.
