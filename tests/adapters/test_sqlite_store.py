@@ -280,7 +280,7 @@ async def test_what_comes_after_a_power_cut_is_not_taken_for_what_it_took(path: 
 
 async def test_a_cancelled_caller_leaves_file_and_memory_in_step(path: Path, reopen: Open) -> None:
     store = await reopen(path)
-    entries = Region(SEOUL).each(*[Pen().message(str(n)) for n in range(500)])
+    entries = Region(SEOUL).each(*[Pen().message(str(n)) for n in range(1500)])  # too many to be applied at once
     caller = asyncio.create_task(store.apply(entries, NOW_MS))
     await asyncio.sleep(0)  # it has handed its work over
     caller.cancel()
@@ -288,7 +288,7 @@ async def test_a_cancelled_caller_leaves_file_and_memory_in_step(path: Path, reo
         await caller
     await store.pass_hole(Hole(BUSAN, 0, 1, 1))  # the next write waits for that one
     vector = store.vector
-    assert vector[(SEOUL, entries[0].shard)] == 500
+    assert vector[(SEOUL, entries[0].shard)] == 1500
     await store.close()
     assert (await reopen(path)).vector == vector
 

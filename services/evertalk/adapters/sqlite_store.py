@@ -28,8 +28,8 @@ __all__ = ["Runner", "SqliteStore", "discard"]
 
 T = TypeVar("T")
 
-#: Events that are applied without a hand-over to the writer's thread: some milliseconds.
-_FEW = 128
+#: Events that are applied without a hand-over to the thread of the writer: a hundredth of a second or two.
+_FEW = 1000
 
 
 class Runner(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -43,6 +44,9 @@ def decode_event(raw: bytes) -> Event:
 
 
 def _decode(raw: bytes) -> Event:
+    event = _plain_message(raw)
+    if event is not None:
+        return event
     try:
         pb = event_pb2.Event.FromString(raw)
     except DecodeError as error:
@@ -55,6 +59,53 @@ def _decode(raw: bytes) -> Event:
 
 
 _decode_small = lru_cache(_REMEMBERED)(_decode)
+
+
+# What SDKs send most: a text and nothing else, its fields in order, as every protobuf library writes them.
+_PLAIN = struct.Struct("<H16sH16sH16sH8sBQ")
+_PLAIN_TAGS = (0x100A, 0x1012, 0x101A, 0x0822, 0x29)
+_NEED_TAG, _MESSAGE_TAG, _TEXT_TAG = 0x32, b"\x82\x01", 0x0A
+
+
+def _plain_message(raw: bytes) -> Event | None:
+    """The event, if it is a message with a text and nothing else: in half the time that reading its fields out of a
+    protobuf message takes. None for whatever looks different in any way: the library decides about that.
+    """
+    try:
+        tag_1, id, tag_2, scope, tag_3, sender, tag_4, session, tag_5, hlc = _PLAIN.unpack_from(raw)
+        if (tag_1, tag_2, tag_3, tag_4, tag_5) != _PLAIN_TAGS:
+            return None
+        needs = at = _PLAIN.size
+        while raw[at] == _NEED_TAG:
+            at += 2 + raw[at + 1] if raw[at + 1] < 0x80 else len(raw)
+        need = _needs(raw[needs:at]) if at > needs else ()
+        if raw[at : at + 2] != _MESSAGE_TAG:
+            return None
+        size, at = _size(raw, at + 2)
+        if at + size != len(raw) or raw[at] != _TEXT_TAG:
+            return None
+        size, at = _size(raw, at + 1)
+        if at + size != len(raw):
+            return None
+        return Event(id, scope, sender, session, hlc, Kind.MESSAGE, model.Message(raw[at:].decode()), need, 0, 0, raw)
+    except (struct.error, IndexError, UnicodeDecodeError, DecodeError):
+        return None
+
+
+def _size(raw: bytes, at: int) -> tuple[int, int]:
+    """A varint of at most two bytes, and where it ends."""
+    size = raw[at]
+    if size < 0x80:
+        return size, at + 1
+    if raw[at + 1] >= 0x80:
+        return len(raw), at  # longer than what a small event can hold
+    return size & 0x7F | raw[at + 1] << 7, at + 2
+
+
+@lru_cache(_REMEMBERED)
+def _needs(fields: bytes) -> tuple[tuple[str, int], ...]:
+    """The needs of an event, from these fields of it: what is sent in one frame mostly needs the same."""
+    return tuple([(n.origin, n.position) for n in event_pb2.Event.FromString(fields).need])
 
 
 def _target(pb: event_pb2.Target) -> model.Target:

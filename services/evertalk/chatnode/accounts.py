@@ -86,7 +86,7 @@ class Accounts:
         shard = shard_of(event.scope, node.settings.shards)
         outcome: asyncio.Future[int | LogError] = asyncio.get_running_loop().create_future()
 
-        def done(result: int | LogError) -> None:
+        def done(_: Pending, result: int | LogError) -> None:
             if not outcome.done():
                 outcome.set_result(result)
 

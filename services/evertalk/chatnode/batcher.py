@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from evertalk.adapters.wire import encode_batch
 from evertalk.chatnode.node import Node
@@ -30,18 +30,24 @@ _CLAIM_RETRY_S = 0.2
 _RECHECK_S = 0.5
 
 
+def _always(_: Pending) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Pending:
     """One event on its way into the log.
 
-    `done` is called once with a position, or with what happened instead; `wanted` is asked before the
-    append, so that what a refusal has cut off is not written.
+    `done` is called once, with this and a position, or with what happened instead; `wanted` is asked before the
+    append, so that what a refusal has cut off is not written. `epoch` and `seq` are for them.
     """
 
     record: Record
     shard: int
-    done: Callable[[int | LogError], None]
-    wanted: Callable[[], bool] = field(default=lambda: True)
+    done: Callable[[Pending, int | LogError], None]
+    wanted: Callable[[Pending], bool] = _always
+    epoch: int = 0
+    seq: int = 0
 
 
 class Batcher:
@@ -169,7 +175,7 @@ class Batcher:
             if size > limits.MAX_ENTRY_BYTES and pending.shard in batches:
                 break
             self._queue.popleft()
-            if pending.wanted():
+            if pending.wanted(pending):
                 sizes[pending.shard] = size
                 batches.setdefault(pending.shard, []).append(pending)
         return batches
@@ -194,7 +200,7 @@ class Batcher:
             elif not isinstance(outcome, LogFull):
                 lost = outcome
             for pending in batch:
-                pending.done(outcome)
+                pending.done(pending, outcome)
         if lost is not None:
             await self._reclaim(lost)
 
@@ -205,7 +211,7 @@ class Batcher:
         dropped, self._queue = self._queue, deque()
         gone = LogUnavailable("the log was lost before this was written")
         for pending in dropped:
-            pending.done(gone)
+            pending.done(pending, gone)
         self._unread.clear()
         self._node.caught_up = False
         self._on_lost(Refused(Code.NEW_ORIGIN, "this node lost its log: reconnect, here or elsewhere", 100))

@@ -159,9 +159,8 @@ class Node:
 
     async def rights(self, scope: bytes) -> Rights | None:
         """Who may do what in a conversation, from the cache or the store; None if unknown."""
-        found = self._rights.get(scope)
+        found = self.cached_rights(scope)
         if found is not None:
-            self._rights.move_to_end(scope)
             return found
         pending = self.pending_rights.get(scope)
         if pending is not None:
@@ -186,8 +185,11 @@ class Node:
         return rights
 
     def cached_rights(self, scope: bytes) -> Rights | None:
-        """The cache alone, for the fan-out's fast path."""
-        return self._rights.get(scope)
+        """The cache alone: most have been asked for before, and there is nothing to await."""
+        found = self._rights.get(scope)
+        if found is not None:
+            self._rights.move_to_end(scope)
+        return found
 
     def noticed(self, event: Event, accepted_at: int) -> None:
         """An applied event: merge when it was accepted (R2), and forget rights that it changes.
