@@ -17,7 +17,7 @@ from evertalk.core.model import Stream
 from evertalk.ports import RawEntry, Read
 
 #: Who comes so soon after another waits for more to come: a batch costs little more than one entry.
-GATHER_S = 0.005
+GATHER_S = 0.003
 _MOST = 100  # messages of one read
 _UNPUSHED = 3
 
