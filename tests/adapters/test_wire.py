@@ -70,6 +70,15 @@ def test_what_is_nearly_plain_is_read_as_protobuf_reads_it(raw: bytes) -> None:
     assert wire.decode_event(raw) == by_library(raw)
 
 
+def test_what_is_remembered_of_needs_is_small() -> None:
+    before = wire._needs.cache_info().currsize
+    raw = HEAD + with_(need=[event_pb2.Need(origin="o" * 1200, position=1)] * 8) + TEXT
+    assert wire.decode_event(raw) == by_library(raw)
+    raw = HEAD + NEED * 100 + TEXT
+    assert wire.decode_event(raw) == by_library(raw)
+    assert wire._needs.cache_info().currsize == before
+
+
 @given(PLAIN)
 def test_a_plain_message_takes_the_short_way(event: Event) -> None:
     raw = wire.encode_event(event).raw

@@ -78,9 +78,9 @@ def _plain_message(raw: bytes) -> Event | None:
         needs = at = _PLAIN.size
         while raw[at] == _NEED_TAG:
             at += 2 + raw[at + 1] if raw[at + 1] < 0x80 else len(raw)
-        need = _needs(raw[needs:at]) if at > needs else ()
-        if raw[at : at + 2] != _MESSAGE_TAG:
+        if at > _SMALL_BYTES or raw[at : at + 2] != _MESSAGE_TAG:
             return None
+        need = _needs(raw[needs:at]) if at > needs else ()
         size, at = _size(raw, at + 2)
         if at + size != len(raw) or raw[at] != _TEXT_TAG:
             return None
