@@ -98,7 +98,7 @@ def _size(raw: bytes, at: int) -> tuple[int, int]:
     if size < 0x80:
         return size, at + 1
     if raw[at + 1] >= 0x80:
-        return len(raw), at  # longer than what a small event can hold
+        return len(raw), at  # of three bytes or more: no end of this event
     return size & 0x7F | raw[at + 1] << 7, at + 2
 
 

@@ -191,6 +191,7 @@ class Session:
             self._refuse(sent.epoch, sent.seq, refusal_of(outcome))
             return
         self._seqs.append((sent.seq, sent.shard, outcome))
+        self._wake.set()
         self._acks_origin = origin = self._node.origin
         key = (origin, sent.shard)
         before = self.awaiting.get(key)
@@ -201,7 +202,6 @@ class Session:
         self.awaiting[key] = max(before or 0, outcome)
         self._moved.add(key)  # it can have been told by now
         self._hub.await_replication(key, self)
-        self._wake.set()
 
     def _is_wanted(self, sent: Pending) -> bool:
         if sent.epoch > self._dead_epoch:
