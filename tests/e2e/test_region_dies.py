@@ -6,7 +6,6 @@ import asyncio
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,11 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.mark.parametrize("lose_disks", [False, True], ids=["with its disks", "without its disks"])
 async def test_people_go_on_while_a_region_is_dead_and_it_returns_equal(tmp_path: Path, lose_disks: bool) -> None:
-    async with world(tmp_path) as w, AsyncExitStack() as stack:
-        await w.whole()
-        anna, bert = [await stack.enter_async_context(w.friend(*who)) for who in (("anna", "seoul"), ("bert", "busan"))]
+    async with (
+        world(tmp_path) as w,
+        w.friend("anna", "seoul") as anna,
+        w.friend("bert", "busan") as bert,
+    ):
         talk = await anna.client.direct(bert.account)
         assert talk.durability is Durability.REPLICATED
         kept = await anna.client.send(talk.id, "before", wait_for=Durability.REPLICATED)
@@ -50,7 +51,10 @@ async def test_people_go_on_while_a_region_is_dead_and_it_returns_equal(tmp_path
         assert anna.texts() == ["hello from cleo", "after"]
         page = await bert.client.history(talk.id)
         assert [m.event.body.text for m in page.messages] == ["before", "during", "after"]  # type: ignore[union-attr]
-        await w.whole()
+        async with asyncio.timeout(30):
+            while not (look := await w.operator.look()).redundancy.whole:
+                pass
+        assert look.redundancy.reasons == []
 
 
 async def test_what_a_region_accepted_and_never_replicated_surfaces_late_when_it_returns(tmp_path: Path) -> None:

@@ -71,12 +71,6 @@ class World:
             return [e for e in found if e.region == region]
         return sorted(found, key=lambda e: e.region != region)
 
-    async def whole(self) -> None:
-        """Until every region is heard from and holds what the others do: before that, or amid it, some say ACCEPTED."""
-        async with asyncio.timeout(30):
-            while not (await self.operator.look()).redundancy.whole:
-                pass
-
     async def join(self, handle: str, region: str) -> tuple[bytes, str]:
         """A new account, made in that region: (account, access token)."""
         made = await register(self.endpoints(region), handle, PASSWORD, region=region)
