@@ -83,13 +83,15 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scen
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def scene(shared: Scene) -> AsyncIterator[Scene]:
+async def scene(shared: Scene, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     """Whatever a test does: afterwards the same process takes a good message from another session."""
     pid = shared.node.pid
     said = len(shared.node.spec.log.read_text())
     yield shared
+    after = f"after {request.node.name}"
     async with shared.door.session(shared.bert.access, shared.bert.account) as bert:
-        await bert.accepted(bert.message(shared.talk, "and on we go"))
+        await bert.accepted(bert.message(shared.talk, after))
+    await shared.bert.sees(after)  # else it is handed out amid the next test
     assert shared.node.pid == pid
     assert not shared.w.cluster.fallen
     assert "Traceback" not in shared.node.spec.log.read_text()[said:]

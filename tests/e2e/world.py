@@ -71,6 +71,18 @@ class World:
             return [e for e in found if e.region == region]
         return sorted(found, key=lambda e: e.region != region)
 
+    async def heard(self) -> None:
+        """Until every node has heard of every region: the first to start serves before that, and says ACCEPTED."""
+        regions = {e.region for e in self.cluster.file.endpoints}
+        async with asyncio.timeout(30):
+            while True:
+                answers = (await self.operator.ask_all()).answers.values()
+                if len(answers) == len(self.cluster.file.endpoints) and all(
+                    regions == {a.region, *a.live_peers} for a in answers
+                ):
+                    return
+                await asyncio.sleep(0.05)
+
     async def join(self, handle: str, region: str) -> tuple[bytes, str]:
         """A new account, made in that region: (account, access token)."""
         made = await register(self.endpoints(region), handle, PASSWORD, region=region)
@@ -110,6 +122,7 @@ async def world(directory: Path, **given: Any) -> AsyncIterator[World]:
     async with await ProcessCluster.create(directory, options=options, **given) as cluster:
         found = World(cluster)
         try:
+            await found.heard()
             yield found
         finally:
             await found.operator.close()

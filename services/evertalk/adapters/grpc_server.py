@@ -173,9 +173,35 @@ class Server(HealthServer):
         await super().start(names)
 
 
+class _Out:
+    """What is written to one stream.
+
+    The first write opens it. Cancelled, it counts for grpc.aio as never made, so whatever ends the stream would open it
+    a second time; Core refuses that, and the client would wait for the end forever.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._first: asyncio.Task[None] | None = None
+
+    async def write(self, frame: bytes | chat_pb2.SessionResponse) -> None:
+        """One frame, after the one before."""
+        if self._first is None:
+            self._first = asyncio.get_running_loop().create_task(self._context.write(frame))
+            await asyncio.shield(self._first)
+        else:
+            await self._context.write(frame)
+
+    async def opened(self) -> None:
+        """Until the first write is over, however it ended."""
+        if self._first is not None:
+            await asyncio.gather(self._first, return_exceptions=True)
+
+
 def _session(call: Callable[[str, AsyncIterator[Any], WriteFrame], Awaitable[None]]) -> Any:
     async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
         begun = False
+        out = _Out(context)
 
         async def frames() -> AsyncIterator[Any]:
             nonlocal begun
@@ -184,7 +210,10 @@ def _session(call: Callable[[str, AsyncIterator[Any], WriteFrame], Awaitable[Non
                 yield _parsed(chat_pb2.SessionRequest, one)
 
         try:
-            await call(_token(context), frames(), context.write)
+            try:
+                await call(_token(context), frames(), out.write)
+            finally:
+                await out.opened()
         except Refused as refused:
             if not begun:
                 await _first(requests)
