@@ -123,11 +123,6 @@ class BareClient(Client):
     def wake(self) -> None:
         self._wake.set()
 
-    def heartbeat(self) -> None:
-        """Send one with the next frame."""
-        self._beat = True
-        self._wake.set()
-
     # ------------------------------------------------------------ out
 
     async def _write_all(self, stream: Stream) -> None:
@@ -191,6 +186,9 @@ class BareClient(Client):
             for delivery in frame.deliveries:
                 self.heard(delivery.event)
             self._mark(frame.marker)
+            if frame.HasField("heartbeat"):
+                self._beat = True
+                self._wake.set()
             if frame.HasField("refusal"):
                 self._refused(frame.refusal)
             if acks.seqs:

@@ -101,10 +101,6 @@ class Client(ABC):
         """The tasks that end only if something is wrong."""
 
     @abstractmethod
-    def heartbeat(self) -> None:
-        """Tell the node that this client lives."""
-
-    @abstractmethod
     def wake(self) -> None:
         """There is something in the queue, or room in the window."""
 

@@ -46,9 +46,6 @@ class SdkClient(Client):
     def ended(self) -> list[asyncio.Task[None]]:
         return self._tasks
 
-    def heartbeat(self) -> None:
-        """The SDK sends its own."""
-
     def wake(self) -> None:
         self._wake.set()
 

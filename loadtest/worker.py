@@ -17,7 +17,6 @@ import time
 import traceback
 from typing import Any
 
-from evertalk.core import limits
 from loadtest.bare import BareClient
 from loadtest.client import Client, Shared, now_us
 from loadtest.crowd import CrowdClient
@@ -126,14 +125,6 @@ class Worker:
     def _gap(self, client: Client) -> int:
         return int(self._rng.expovariate(client.plan.rate) * _MICRO)
 
-    async def beat(self) -> None:
-        """Heartbeats of everybody, spread over their time; until cancelled."""
-        while True:
-            for client in self._clients:
-                await asyncio.sleep(limits.HEARTBEAT_S / len(self._clients))
-                if not self._returning.is_set():
-                    client.heartbeat()
-
     async def watch(self) -> None:
         """Until a client's session ends, which none may.
 
@@ -156,11 +147,10 @@ async def _main() -> None:
     worker = Worker(WorkerPlan.from_json(json.loads(await reader.readline())))
     say({"ready": await worker.connect()})
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(worker.beat()), group.create_task(worker.watch())]
+        watching = group.create_task(worker.watch())
         while line := await reader.readline():
             say(await worker.do(json.loads(line)))
-        for task in loops:
-            task.cancel()
+        watching.cancel()
 
 
 def say(what: dict[str, Any]) -> None:

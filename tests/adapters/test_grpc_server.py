@@ -45,7 +45,9 @@ async def test_a_stream_that_ends_amid_its_first_write_is_ended_for_the_client_t
         async with asyncio.timeout(20):
             stream = peer.session("")
             await stream.write(chat_pb2.SessionRequest(hello=chat_pb2.Hello()))
-            assert (await stream.read()).hello.node == "hasty"
+            first = await stream.read()
+            assert first is not None
+            assert first.hello.node == "hasty"
             if refused is None:
                 assert await stream.read() is None
             else:

@@ -28,8 +28,6 @@ class Paper(Client):
     def ended(self) -> list[asyncio.Task[None]]:
         return []
 
-    def heartbeat(self) -> None: ...
-
     def wake(self) -> None:
         while self.queue and self.room > 0:
             self.under_way.append(self.queue.popleft())
