@@ -180,17 +180,21 @@ class _Out:
     a second time; Core refuses that, and the client would wait for the end forever.
     """
 
+    __slots__ = ("_context", "_first", "_is_open")  # one for each of thousands of streams
+
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._first: asyncio.Task[None] | None = None
+        self._first: asyncio.Task[None] | None = None  # while it is under way
+        self._is_open = False
 
     async def write(self, frame: bytes | chat_pb2.SessionResponse) -> None:
         """One frame, after the one before."""
-        if self._first is None:
-            self._first = asyncio.get_running_loop().create_task(self._context.write(frame))
-            await asyncio.shield(self._first)
-        else:
+        if self._is_open:
             await self._context.write(frame)
+            return
+        self._first = asyncio.get_running_loop().create_task(self._context.write(frame))
+        await asyncio.shield(self._first)
+        self._first, self._is_open = None, True
 
     async def opened(self) -> None:
         """Until the first write is over, however it ended."""
