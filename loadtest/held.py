@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from evertalk.adapters.redis_keys import stream_key
 from evertalk.cluster import child
+from evertalk.core.model import Stream
 from loadtest.bench import Bench
 from loadtest.fleet import LoadFailed
 from loadtest.measure import SERVERS
@@ -45,6 +47,14 @@ async def sample(bench: Bench, messages: int) -> Sample:
     found["tasks"] = {name: answer.tasks for name, answer in answers.items()}
     found["stream_entries"] = {each.region: sum(s.length for s in each.streams) for each in answers.values()}
     found["redis_mb"] = {region: await _used_memory(bench, region) / 1e6 for region in cluster.regions}
+    streams = {
+        each.region: {stream_key(Stream(s.origin, s.shard, s.mirror)) for s in each.streams}
+        for each in answers.values()
+    }
+    found["streams_mb"] = {region: await _memory_of(bench, region, keys) / 1e6 for region, keys in streams.items()}
+    found["redis_beyond_streams_mb"] = {
+        region: found["redis_mb"][region] - held for region, held in found["streams_mb"].items()
+    }
     found["store_bytes_per_message"] = {
         node.name: sum(file.stat().st_size for file in node.directory.glob("store.db*")) / max(1, messages)
         for node in cluster.layout.nodes()
@@ -55,6 +65,12 @@ async def sample(bench: Bench, messages: int) -> Sample:
 async def _used_memory(bench: Bench, region: str) -> int:
     said = await bench.cluster.ask_redis(region, "INFO", "memory")
     return int(dict(line.split(":", 1) for line in said.splitlines() if ":" in line)["used_memory"])
+
+
+async def _memory_of(bench: Bench, region: str, keys: Iterable[str]) -> int:
+    """What retention keeps: bytes of whole streams, each entry counted."""
+    asked = [await bench.cluster.ask_redis(region, "MEMORY", "USAGE", key, "SAMPLES", "0") for key in keys]
+    return sum(int(said or 0) for said in asked)  # nothing: a stream has gone meanwhile
 
 
 def series(samples: Sequence[Sample]) -> Series:

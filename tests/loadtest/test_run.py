@@ -42,7 +42,10 @@ def test_a_soak_loses_nothing_and_says_what_each_server_holds(tmp_path: Path) ->
     assert found["acknowledged"] == found["sent"][-1] > found["sent"][0] > 0
     servers = {f"{region}-{each}" for region in ("seoul", "busan") for each in ("redis", "replicator", "1")}
     whose = {"rss_mb": servers, "fds": servers, "threads": servers, "tasks": {"seoul-1", "busan-1"}}
-    whose |= {"store_bytes_per_message": whose["tasks"], "redis_mb": {"seoul", "busan"}}
+    whose |= {
+        "store_bytes_per_message": whose["tasks"],
+        **{key: {"seoul", "busan"} for key in ("redis_mb", "streams_mb", "redis_beyond_streams_mb")},
+    }
     for figure, names in whose.items():
         samples = found["samples"][figure]
         assert samples.keys() == names == found["growth"][figure].keys(), figure
