@@ -47,6 +47,8 @@ async def sample(bench: Bench, messages: int) -> Sample:
     found["tasks"] = {name: answer.tasks for name, answer in answers.items()}
     found["stream_entries"] = {each.region: sum(s.length for s in each.streams) for each in answers.values()}
     found["redis_mb"] = {region: await _used_memory(bench, region) / 1e6 for region in cluster.regions}
+    if unread := [name for name, answer in answers.items() if not answer.log_reachable]:
+        raise LoadFailed(f"nodes do not reach their Redis: {unread}")
     streams = {
         each.region: {stream_key(Stream(s.origin, s.shard, s.mirror)) for s in each.streams}
         for each in answers.values()

@@ -18,8 +18,9 @@ from evertalk.v1 import chat_pb2
 class Hasty:
     """Greets, and ends before the greeting is known to have gone out."""
 
-    def __init__(self, refused: Refused | None) -> None:
+    def __init__(self, refused: Refused | None, again: bool) -> None:
         self._refused = refused
+        self._again = again
 
     def __getattr__(self, name: str) -> Any:
         return None  # no other method is called
@@ -31,14 +32,19 @@ class Hasty:
         await asyncio.sleep(0)
         greeting.cancel()
         await asyncio.gather(greeting, return_exceptions=True)
+        if self._again:
+            await write(chat_pb2.SessionResponse(gap=chat_pb2.Gap(refetch=True)))
         if self._refused is not None:
             raise self._refused
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "after another write"])
 @pytest.mark.parametrize("refused", [Refused(Code.MALFORMED, "this is no frame"), None], ids=["by name", "quietly"])
-async def test_a_stream_that_ends_amid_its_first_write_is_ended_for_the_client_too(refused: Refused | None) -> None:
+async def test_a_stream_that_ends_amid_its_first_write_is_ended_for_the_client_too(
+    refused: Refused | None, again: bool
+) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    server, transport = Server(address, Hasty(refused)), GrpcTransport()
+    server, transport = Server(address, Hasty(refused, again)), GrpcTransport()
     await server.start()
     peer = transport.peer(address)
     try:
@@ -48,6 +54,10 @@ async def test_a_stream_that_ends_amid_its_first_write_is_ended_for_the_client_t
             first = await stream.read()
             assert first is not None
             assert first.hello.node == "hasty"
+            if again:
+                second = await stream.read()
+                assert second is not None
+                assert second.gap.refetch
             if refused is None:
                 assert await stream.read() is None
             else:

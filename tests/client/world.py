@@ -8,6 +8,7 @@ from typing import Any
 
 from evertalk.adapters import wire
 from evertalk.client import Client, Endpoint, Notice, What
+from evertalk.core import limits
 from evertalk.core.errors import Code, PeerUnavailable, Refused
 from evertalk.core.ids import shard_of
 from evertalk.core.model import Applied, Event, Kind, Message
@@ -63,6 +64,7 @@ class Stream:
         self._out: asyncio.Queue[Any] = asyncio.Queue()
         self._unread: list[chat_pb2.SessionRequest] = []
         self.over = False
+        self.mute = False  # no heartbeats from the node
 
     # the client's side
 
@@ -104,7 +106,17 @@ class Stream:
             if frame.HasField("heartbeat"):
                 self.beats += 1
                 self.awaited = wire.decode_vector(frame.heartbeat.awaiting)
-                self.say(heartbeat=chat_pb2.Heartbeat(region_time_ms=self.node.time_ms(), peers_live=True))
+
+    def _beat_later(self) -> None:
+        asyncio.get_running_loop().call_later(limits.HEARTBEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        node = self.node
+        if self.over or not node.alive:
+            return
+        if not node.hung and not self.mute:
+            self.say(heartbeat=chat_pb2.Heartbeat(region_time_ms=node.time_ms(), peers_live=node.peers_live))
+        self._beat_later()
 
     def _greet(self, hello: chat_pb2.Hello) -> None:
         self.hello = hello
@@ -112,6 +124,7 @@ class Stream:
         if node.refuses_hello:
             self.fail(node.refuses_hello)
             return
+        self._beat_later()
         vector = wire.encode_vector(node.region.applied)
         self.say(
             hello=chat_pb2.HelloReply(

@@ -63,7 +63,7 @@ UNARY: dict[str, list[tuple[str, str, Any]]] = {
     ],
 }
 
-# Clients ping when nothing was heard for 10 s (P6 needs dead links found), and nodes later than that: a heartbeat every
+# Clients ping when nothing was heard for 15 s (P6 needs dead links found), and nodes later than that: a heartbeat every
 # 10 s says as much, and nobody waits for them to notice. Both sides must agree or pings end connections:
 # https://github.com/grpc/grpc/blob/master/doc/keepalive.md
 _OPTIONS = [
@@ -189,12 +189,14 @@ class _Out:
 
     async def write(self, frame: bytes | chat_pb2.SessionResponse) -> None:
         """One frame, after the one before."""
-        if self._is_open:
-            await self._context.write(frame)
-            return
-        self._first = asyncio.get_running_loop().create_task(self._context.write(frame))
-        await asyncio.shield(self._first)
-        self._first, self._is_open = None, True
+        if not self._is_open:
+            is_first = self._first is None
+            self._first = self._first or asyncio.get_running_loop().create_task(self._context.write(frame))
+            await asyncio.shield(self._first)
+            self._first, self._is_open = None, True
+            if is_first:
+                return
+        await self._context.write(frame)
 
     async def opened(self) -> None:
         """Until the first write is over, however it ended."""

@@ -17,10 +17,11 @@ CODE_KEY = "evertalk-code"
 RETRY_KEY = "evertalk-retry-after-ms"
 SESSION_METHOD = "/evertalk.v1.ChatService/Session"
 
-#: Servers permit a ping every 10 s; pinging more often would be answered by "too many pings".
+#: A ping later than a heartbeat is due (10 s): whoever hears those need not ping, and each ping would be as dear to the
+#: node. Servers permit one every 5 s; pinging more often would be answered by "too many pings".
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # else channels of one address share a connection
-    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),

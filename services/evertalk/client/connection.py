@@ -19,6 +19,7 @@ STALL_S = 0.2  # how long a full queue holds a stream back before its deliveries
 #: The node's heartbeats are answered: it says many in a row, and reading as many costs it less than one at a time. Only
 #: where they stay away does a client speak on its own account.
 _OWN_BEAT_S = 1.5 * limits.HEARTBEAT_S
+_BEATS_APART_S = limits.HEARTBEAT_S / 2  # a node says one out of turn when a region comes or goes
 
 
 class Chooser(Protocol):
@@ -65,7 +66,7 @@ class Link:
         self._chooser = chooser
         self._wake = asyncio.Event()
         self._beat = False
-        self._beaten_s = clock.monotonic()
+        self._beaten_s = self.since_s - _BEATS_APART_S  # the first of the node's is answered, however soon
 
     def start(self) -> None:
         """Take part: what the node lacks is queued for it."""
@@ -106,7 +107,7 @@ class Link:
     def _take(self, frame: chat_pb2.SessionResponse) -> None:
         self.heard_s = self._clock.monotonic()
         self._session.received(self.lane, frame, self.dropping)
-        if frame.HasField("heartbeat") and self.heard_s - self._beaten_s >= limits.HEARTBEAT_S / 2:
+        if frame.HasField("heartbeat") and self.heard_s - self._beaten_s >= _BEATS_APART_S:
             self.beat()
         if frame.HasField("go_away"):
             self.leave = frame.go_away

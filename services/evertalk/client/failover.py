@@ -180,11 +180,13 @@ class Failover:
     def _promote(self, link: Link) -> None:
         """From now on this is the stream; the other one, if it still lives, ends."""
         old, self.primary = self.primary, link
+        takes_over = old is not None or self._second is link
         if self._second is link:
             self._second = None
         self._plan_failback(self._clock.monotonic())
         if old is not None:
             old.stop("another stream took over")
+        if takes_over:
             link.beat()  # the old one's acknowledgements may have come after this one's hello
         self.session.connected(link.reply.region, link.reply.node, moved=old is not None)
         self.connected.set()
