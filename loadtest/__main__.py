@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import resource
 import shlex
 import sys
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from evertalk.core.errors import EvertalkError
-from loadtest import faults, floors, groups, history, idle, pairs, result, soak
+from loadtest import command, faults, floors, groups, history, idle, pairs, result, soak
 from loadtest.bench import Say, Setup
 from loadtest.fleet import LoadFailed
 from loadtest.result import Figures
@@ -87,13 +86,13 @@ def main(argv: Sequence[str]) -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; children inherit it
     try:
-        found = asyncio.run(_runs(workload, setup, given.runs, not given.no_floors, console.print))
+        found = command.run(_runs(workload, setup, given.runs, not given.no_floors, console.print))
     except (EvertalkError, LoadFailed, SeedingFailed, OSError) as error:
         console.print(f"{given.workload} failed: {error}", markup=False, style="red")
         return 1
-    command = shlex.join(["python", "-m", "loadtest", *argv])
+    said = shlex.join(["python", "-m", "loadtest", *argv])
     path = given.out / f"{given.name}.json"
-    whole = result.write(path, given.workload, command, found)
+    whole = result.write(path, given.workload, said, found)
     result.show(console, f"{given.workload}, medians of {given.runs}", whole)
     console.print(f"written to {path}")
     if "verdict" not in whole:

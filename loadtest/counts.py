@@ -22,6 +22,7 @@ from loadtest import counted, measure
 from loadtest.bare import BareClient
 from loadtest.bench import REGIONS
 from loadtest.client import Shared, now_us
+from loadtest.command import run
 from loadtest.plan import ClientPlan, WorkerPlan
 from loadtest.seeding import Seeder, User
 
@@ -162,4 +163,4 @@ def over(found: dict[str, Counts], budget: dict[str, Counts]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(count()), indent=1))
+    print(json.dumps(run(count()), indent=1))

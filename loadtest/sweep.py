@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from loadtest import groups, pairs, result
+from loadtest import command, groups, pairs, result
 from loadtest.bench import Say, Setup
 from loadtest.result import Figures
 
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     values = tuple(given.values or found.values)
     axis = found._replace(values=values, setup=replace(found.setup, seconds=given.seconds))
     console.print(axis.sentence)
-    points = asyncio.run(sweep(axis, console.print))
+    points = command.run(sweep(axis, console.print))
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"sweep-{given.axis}.json"
     path.write_text(json.dumps({"axis": given.axis, "field": axis.field, "title": axis.sentence, "points": points}))

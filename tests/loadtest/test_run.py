@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +54,24 @@ def test_a_soak_loses_nothing_and_says_what_each_server_holds(tmp_path: Path) ->
         samples = found["samples"][figure]
         assert samples.keys() == names == found["growth"][figure].keys(), figure
         assert all(len(values) == 2 and min(values) > 0 for values in samples.values()), samples
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    place, out = tmp_path / "tmp", tmp_path / "out"
+    place.mkdir()
+    words = [sys.executable, "-u", "-m", "loadtest", "w3", "--users", "4", "--no-floors", "--out", str(out)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(place)}) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if "starting" in line:
+                break
+        while not list(place.glob("evertalk-load-*/seoul/*.log")):
+            assert run.poll() is None
+        run.send_signal(number)
+        assert run.wait(60) == 1
+    assert not list(place.glob("evertalk-load-*"))
+    assert not out.exists()
 
 
 def test_growth_is_told_of_a_process_since_its_last_start() -> None:

@@ -17,8 +17,8 @@ CODE_KEY = "evertalk-code"
 RETRY_KEY = "evertalk-retry-after-ms"
 SESSION_METHOD = "/evertalk.v1.ChatService/Session"
 
-#: A ping later than a heartbeat is due (10 s): whoever hears those need not ping, and each ping would be as dear to the
-#: node. Servers permit one every 5 s; pinging more often would be answered by "too many pings".
+#: A ping later than a heartbeat is due (10 s): whoever hears those need not ping, and each ping wakes the node.
+#: Servers permit one every 5 s; pinging more often would be answered by "too many pings".
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # else channels of one address share a connection
     ("grpc.keepalive_time_ms", 15_000),
